@@ -1,0 +1,42 @@
+"""Get a model: from torchvision, timm, transformers, a checkpoint or the user's own code."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fedgaze.models.build import build_model
+from fedgaze.models.checkpoint import load_checkpoint, load_weights, read_checkpoint
+from fedgaze.models.classes import find_class, imagenet_classes, read_classes
+from fedgaze.models.classifier import Classifier, open_classifier
+from fedgaze.models.device import choose_device
+from fedgaze.models.preprocess import IMAGENET, Preprocess, read_preprocess, weights_preprocess
+from fedgaze.models.resolve import OWN_MODELS
+from fedgaze.models.taskcode import task_module, task_object
+
+if TYPE_CHECKING:
+    from fedgaze.models.digits import DigitsNet
+
+__all__ = [
+    "IMAGENET",
+    "Classifier",
+    "DigitsNet",
+    "Preprocess",
+    "build_model",
+    "choose_device",
+    "find_class",
+    "imagenet_classes",
+    "load_checkpoint",
+    "load_weights",
+    "open_classifier",
+    "read_checkpoint",
+    "read_classes",
+    "read_preprocess",
+    "task_module",
+    "task_object",
+    "weights_preprocess",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in OWN_MODELS:
+        return getattr(import_module(OWN_MODELS[name]), name)
+    raise AttributeError(f"module 'fedgaze.models' has no attribute {name!r}")
