@@ -1,0 +1,353 @@
+"""The one schema of a task: read from YAML by OmegaConf, validated by pydantic.
+
+A task is one YAML file and, on the command line, ``key=value`` words that overrule it.
+:func:`load_task` returns it checked, or raises one sentence that names the key, the value and the
+nearest right one. What only the running task can know (does the model have this layer?) is checked
+by :func:`fedgaze.federate.prepare`, also before anything is written.
+"""
+
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from fedgaze.errors import FedgazeError, nearest
+
+__all__ = ["DatasetSpec", "ModelSpec", "PlantSpec", "StrategySpec", "Task", "XaiSpec", "load_task"]
+
+Share = Literal["none", "profile", "maps", "overlays"]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+FileName = Annotated[str, Field(pattern=r"^[\w][\w.-]*$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
+
+
+class _Target(_Section):
+    """Something of the user's choice: ``_target_`` names it, every other key is an argument."""
+
+    model_config = ConfigDict(extra="allow")
+
+    target: str | None = Field(default=None, alias="_target_")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that are handed on as keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class ModelSpec(_Target):
+    """``_target_`` and its arguments, or the ``name`` of a known model."""
+
+    name: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.target is None and self.name is None:
+            raise ValueError("give model._target_ (a class) or model.name (a known model)")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What the model is called in file names: its ``name``, else the last part of its class."""
+        return self.name or (self.target or "").rpartition(".")[2]
+
+
+class StrategySpec(_Target):
+    """A strategy class of Flower by ``_target_`` and its arguments; ``fedavg`` is short for it."""
+
+    target: str = Field(default="flwr.serverapp.strategy.FedAvg", alias="_target_")
+
+
+def _strategy(value: object) -> object:
+    return {"_target_": value} if isinstance(value, str) else value
+
+
+Strategy = Annotated[StrategySpec, BeforeValidator(_strategy)]
+
+
+class PlantSpec(_Section):
+    """A label-coded mark stamped into some clients' images: the laboratory's known shortcut."""
+
+    clients: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    """Which clients' data carry the mark, counted from 0."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Which part of such a client's images carry it."""
+
+
+class DatasetSpec(_Section):
+    """Which images, and how they are split over the clients."""
+
+    name: str = "digits"
+    """A known data set, or a function of the task's own directory (``data_preparation.load``)."""
+    root: Path | None = None
+    """Where its files lie; not needed for the bundled digits."""
+    validation_split: Fraction = 0.2
+    """Which part of a client's images it keeps for validation and for its probe set."""
+    partition: Literal["dirichlet", "iid"] = "dirichlet"
+    alpha: Annotated[float, Field(gt=0)] = 1.0
+    """Concentration of the Dirichlet split: small is skewed, large is even."""
+    classes: list[str] | None = None
+    """Keep only these classes, in this order; all by default."""
+    plant: PlantSpec | None = None
+
+
+class XaiSpec(_Section):
+    """How clients and server explain themselves."""
+
+    enabled: bool = True
+    run_location: Literal["client", "server", "both"] = "client"
+    method: str = "gradcam"
+    layer: str | int | list[str | int] = "auto"
+    """A layer's name, a Conv2d index, ``first | middle | last | auto``, or several."""
+    target_layer_index: int | None = None
+    """The older key for a Conv2d index; ``layer`` wins over it."""
+    save_dir: Path = Path("heatmaps")
+    """A relative one lies inside the run's folder. It wins over the older keys ``output_dir`` and
+    ``save_path``, in this order."""
+    samples_per_class: Positive = 2
+    share: Share = "profile"
+    """What may leave a client: nothing, scalars, raw maps, or pictures (each with those before)."""
+    probe: Path | None = None
+    """A folder of images a class for the server's probe set; by default from the test images."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        places = [values[k] for k in ("save_dir", "output_dir", "save_path") if k in values]
+        rest = {k: v for k, v in values.items() if k not in ("output_dir", "save_path")}
+        return rest | ({"save_dir": places[0]} if places else {})
+
+    @model_validator(mode="after")
+    def _layer_wins(self) -> Self:
+        if self.target_layer_index is not None and "layer" not in self.model_fields_set:
+            self.layer = self.target_layer_index
+        return self
+
+
+class GateSpec(_Section):
+    """What happens to an update that looks at the wrong place."""
+
+    policy: Literal["report", "downweight", "reject"] = "report"
+    floor: Positive = 2
+    """How many updates a round needs at least."""
+
+
+class ServerSpec(_Section):
+    """The server's part: its strategy."""
+
+    strategy: Strategy = Field(default_factory=StrategySpec)
+
+
+class WandbSpec(_Section):
+    """Weights & Biases, as an older task file names it; the same as ``trackers: [wandb]``."""
+
+    use: bool = False
+    key: SecretStr | None = None
+    account: str | None = None
+    project: str | None = None
+
+
+class ResourcesSpec(_Section):
+    """What one client may use."""
+
+    cpu: Positive = 1
+    """Threads."""
+    memory: ByteSize = Field(default=ByteSize(2 * 2**30), validate_default=True)
+
+
+class Task(_Section):
+    """A task: everything a run needs to know. Every key has a default but ``model``."""
+
+    task_id: FileName = "task"
+    """Names the run: its record is written to ``runs/<task_id>``."""
+    random_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    model_type: Literal["Pytorch", "Tensorflow", "Huggingface"] = "Pytorch"
+    model: ModelSpec
+    dataset: DatasetSpec = Field(default_factory=DatasetSpec)
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    batch_size: Positive = 32
+    num_epochs: Positive = 1
+    """Local epochs a round."""
+    num_rounds: Positive = 5
+    num_clients: Positive = 4
+    clients_per_round: Positive | None = None
+    """How many clients train in a round; all by default."""
+    server: ServerSpec = Field(default_factory=ServerSpec)
+    xai: XaiSpec = Field(default_factory=XaiSpec)
+    gate: GateSpec = Field(default_factory=GateSpec)
+    engine: Literal["local", "simulation", "deployment"] = "local"
+    device: str = "auto"
+    round_timeout: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds that a round waits for its clients."""
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    trackers: list[Literal["mlflow", "tensorboard", "wandb"]] = Field(default_factory=list)
+    wandb: WandbSpec = Field(default_factory=WandbSpec)
+
+    _directory: Path | None = PrivateAttr(default=None)
+
+    @property
+    def directory(self) -> Path | None:
+        """The task's own directory, from which its models and data sets are read."""
+        return self._directory
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_strategy(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "strategy" in values:
+            if "strategy" in (values.get("server") or {}):
+                raise ValueError("the strategy is given twice: 'strategy' and 'server.strategy'")
+            values = {k: v for k, v in values.items() if k != "strategy"} | {
+                "server": {**(values.get("server") or {}), "strategy": values["strategy"]}
+            }
+        return values
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        kind, _, index = value.partition(":")
+        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+            raise ValueError("allowed are auto, cpu, cuda, cuda:0 … and mps")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.clients_per_round is not None and self.clients_per_round > self.num_clients:
+            raise ValueError(
+                f"clients_per_round={self.clients_per_round} is more than "
+                f"num_clients={self.num_clients}"
+            )
+        plant = self.dataset.plant
+        if plant and max(plant.clients) >= self.num_clients:
+            raise ValueError(
+                f"dataset.plant.clients={plant.clients} names a client that is not there: "
+                f"they are counted from 0 to {self.num_clients - 1}"
+            )
+        if self.gate.policy != "report" and self.xai.run_location == "client":
+            raise ValueError(
+                f"gate.policy={self.gate.policy} needs the server's own look: "
+                "set xai.run_location to server or both, or gate.policy to report"
+            )
+        return self
+
+    def public(self) -> dict[str, Any]:
+        """The task as plain values for records, pages and logs: without its secrets."""
+        values = self.model_dump(mode="json", by_alias=True, exclude={"wandb": {"key"}})
+        values["xai"]["save_dir"] = str(self.xai.save_dir)
+        return values
+
+
+def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
+    """Read a task file, apply ``key=value`` overrides, resolve interpolations, validate.
+
+    Args:
+        path: A YAML file. Its folder, or the folder above when it is called ``conf``, is the
+            task's own directory.
+        overrides: Words such as ``xai.layer=conv2`` or ``num_rounds=3``; values are YAML.
+
+    Raises:
+        FedgazeError: The file is missing or no YAML mapping, an interpolation leads nowhere, or a
+            key or value is not of the schema.
+    """
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    if not path.is_file():
+        raise FedgazeError(f"{path}: no such file; `fedgaze init DIR` writes a starter task")
+    for word in overrides:
+        if "=" not in word:
+            raise FedgazeError(f"'{word}' is not of the form key=value, such as num_rounds=3")
+    try:
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise FedgazeError(f"{path}: a task is a mapping of keys to values, such as task_id: x")
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except YAMLError as error:
+        raise FedgazeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except (OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise FedgazeError(f"{path}: {str(error).splitlines()[0]}") from None
+    directory = path.resolve().parent
+    return parse_task(values, directory.parent if directory.name == "conf" else directory)
+
+
+def parse_task(values: Any, directory: Path | None = None) -> Task:
+    """Validate plain values as a task.
+
+    Raises:
+        FedgazeError: A key or value is not of the schema.
+    """
+    try:
+        task = Task.model_validate(values)
+    except ValidationError as error:
+        raise FedgazeError(_sentence(error)) from None
+    task._directory = directory
+    return task
+
+
+def _sentence(error: ValidationError) -> str:
+    """Say the first thing that is wrong, and how many more there are."""
+    problems = error.errors(include_url=False)
+    # An unknown key explains a missing one, so it is told first.
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    keys = [part for part in first["loc"] if isinstance(part, str) or first["type"] != "union"]
+    name = ".".join(str(key) for key in keys)
+    value = "***" if "wandb" in first["loc"] else first["input"]  # it may be a secret
+    if first["type"] == "extra_forbidden":
+        allowed = _keys(first["loc"][:-1])
+        text = f"unknown key '{name}'={value!r}{nearest(str(keys[-1]), allowed)}"
+        if "did you mean" not in text:
+            text += f"; allowed are {', '.join(allowed)}"
+    elif first["type"] == "missing":
+        text = f"the key '{name}' is missing"
+    elif first["type"] == "literal_error":
+        allowed = list(_literals(first["ctx"]["expected"]))
+        text = f"{name}={value}: allowed are {', '.join(allowed)}{nearest(str(value), allowed)}"
+    else:
+        reason = first["msg"].removeprefix("Value error, ")
+        text = f"{name}={value!r}: {reason[0].lower()}{reason[1:]}" if name else reason
+    more = len(problems) - 1
+    return text + (f" (and {more} more)" if more else "")
+
+
+def _literals(expected: str) -> list[str]:
+    return [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
+
+
+def _keys(path: Sequence[str | int]) -> list[str]:
+    """The keys allowed in the section that a path of keys leads to."""
+    section: type[BaseModel] = Task
+    for key in path:
+        field = next((f for n, f in section.model_fields.items() if key in (n, f.alias)), None)
+        if field is None:
+            break
+        section = next(filter(_is_section, _members(field.annotation)), section)
+    return sorted(field.alias or name for name, field in section.model_fields.items())
+
+
+def _members(annotation: Any) -> Mapping[Any, None]:
+    union = get_origin(annotation) in (Union, types.UnionType)
+    return dict.fromkeys(get_args(annotation) if union else [annotation])
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -1,0 +1,22 @@
+"""Get images, and split them over clients. Images are float32 ``(N, C, H, W)`` in [0, 1]."""
+
+from fedgaze.data.dataset import Dataset, Images, StackedImages
+from fedgaze.data.mark import PlantedImages, mark_mask, stamp
+from fedgaze.data.sources import data_sets, load_dataset, load_digits, load_folder
+from fedgaze.data.split import hold_back, partition, probe_indices
+
+__all__ = [
+    "Dataset",
+    "Images",
+    "PlantedImages",
+    "StackedImages",
+    "data_sets",
+    "hold_back",
+    "load_dataset",
+    "load_digits",
+    "load_folder",
+    "mark_mask",
+    "partition",
+    "probe_indices",
+    "stamp",
+]

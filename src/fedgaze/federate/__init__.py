@@ -1,0 +1,7 @@
+"""Federated learning on Flower in which every client explains itself each round."""
+
+from fedgaze.federate.run import find_unfinished, resume, start
+from fedgaze.federate.server import Observer
+from fedgaze.federate.setup import Setup, prepare
+
+__all__ = ["Observer", "Setup", "find_unfinished", "prepare", "resume", "start"]

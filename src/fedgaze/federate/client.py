@@ -1,0 +1,208 @@
+"""The client: trains on its own images, judges and explains itself, and says what it may say."""
+
+import re
+from pathlib import Path
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedgaze.config import Task
+from fedgaze.data import Images, PlantedImages, hold_back, probe_indices
+from torch import nn
+
+from fedgaze.federate.exchange import State, fingerprint, pack, unpack
+from fedgaze.federate.look import Probe, look, make_probe, profile, write_look
+from fedgaze.federate.setup import Setup, seeded, setup_of, threads
+from fedgaze.store import save_tensors
+from fedgaze.train import evaluate, train
+
+__all__ = ["Client", "client_app"]
+
+SHARE_LIMIT = 512 * 1024
+"""Bytes of pictures and maps that one reply carries at most: Flower's state is no file store."""
+
+
+def client_app(task: Task, home: Path) -> ClientApp:
+    """Flower's ClientApp for a task.
+
+    Args:
+        task: Checked by :func:`fedgaze.federate.prepare` before.
+        home: Where clients keep their files: each in ``clients/client_<c>`` and, for heatmaps,
+            in the task's ``xai.save_dir``.
+    """
+    directory = task.directory  # pydantic's private attributes do not survive every pickle
+    app = ClientApp()
+
+    def client(context: Context) -> Client:
+        task._directory = directory
+        return Client(setup_of(task), int(context.node_config["partition-id"]), home)
+
+    @app.train()
+    def _train(message: Message, context: Context) -> Message:
+        own = client(context)
+        config = message.content["config"]
+        reply = own.train(
+            message.content["arrays"],
+            int(config["server-round"]),
+            float(config.get("proximal-mu", 0.0)),
+        )
+        return Message(reply, reply_to=message)
+
+    @app.evaluate()
+    def _evaluate(message: Message, context: Context) -> Message:
+        return Message(client(context).evaluate(message.content["arrays"]), reply_to=message)
+
+    @app.query("identity")
+    def _identity(message: Message, context: Context) -> Message:
+        number = int(context.node_config["partition-id"])
+        content = RecordDict({"client": ConfigRecord({"client": number})})
+        return Message(content, reply_to=message)
+
+    return app
+
+
+class Client:
+    """One client at work on one message; what it keeps from round to round lies in its folder.
+
+    Args:
+        setup: The task and its images.
+        number: Which client, from 0.
+        home: Where it keeps its files.
+    """
+
+    def __init__(self, setup: Setup, number: int, home: Path) -> None:
+        self.setup = setup
+        self.number = number
+        self.home = home
+        task = setup.task
+        own = setup.parts[number]
+        images = setup.dataset.train.select(own, setup.dataset.train.labels[own])
+        plant = task.dataset.plant
+        if plant and number in plant.clients:
+            images = PlantedImages.some(images, plant.fraction, task.random_seed + number)
+        kept, held = hold_back(images.labels, task.dataset.validation_split, task.random_seed)
+        self.training: Images = images.select(kept, images.labels[kept])
+        self.validation: Images = images.select(held, images.labels[held])
+
+    def train(self, arrays: ArrayRecord, number: int, proximal_mu: float = 0.0) -> RecordDict:
+        """Train from the received weights, judge and explain the result, answer.
+
+        Args:
+            arrays: The global weights.
+            number: The round, from 1.
+            proximal_mu: FedProx's, 0 for none.
+
+        Returns:
+            ``arrays`` (weights), ``metrics`` (numbers that Flower averages), ``client`` (who), and
+            as far as the task lets it: ``profile`` (scalars), ``shared`` (files) and ``failed``.
+        """
+        task = self.setup.task
+        model = self.setup.new_model()
+        received = unpack(arrays, model.state_dict())
+        with threads(task.resources.cpu), seeded(task.random_seed, number, self.number):
+            model.load_state_dict(received)
+            trained = train(
+                model,
+                self.training,
+                epochs=task.num_epochs,
+                batch_size=task.batch_size,
+                learning_rate=task.learning_rate,
+                proximal_mu=proximal_mu,
+            )
+            valid = evaluate(model, self.validation)
+            state = {
+                name: value.detach().cpu().clone() for name, value in model.state_dict().items()
+            }
+            save_tensors(self._local_model(number), state)
+            reply = RecordDict(
+                {
+                    "arrays": pack(state),
+                    "metrics": MetricRecord(
+                        {
+                            "num-examples": len(self.training.labels),
+                            "train_loss": trained.loss,
+                            "train_accuracy": trained.accuracy,
+                            "validation_loss": valid.loss,
+                            "validation_accuracy": valid.accuracy,
+                        }
+                    ),
+                    "client": ConfigRecord({"client": self.number}),
+                }
+            )
+            if task.xai.enabled and task.xai.run_location in ("client", "both"):
+                try:
+                    self._explain(model, number, received, state, reply)
+                except Exception as error:  # noqa: BLE001 - a failing explanation ends no training
+                    reply.config_records["client"]["failed"] = f"{type(error).__name__}: {error}"
+        return reply
+
+    def evaluate(self, arrays: ArrayRecord) -> RecordDict:
+        """Judge the given weights on the client's validation images.
+
+        Args:
+            arrays: The global weights.
+
+        Returns:
+            ``metrics``: accuracy, loss and the number of images.
+        """
+        model = self.setup.new_model()
+        model.load_state_dict(unpack(arrays, model.state_dict()))
+        with threads(self.setup.task.resources.cpu):
+            score = evaluate(model, self.validation)
+        metrics = {
+            "num-examples": len(self.validation.labels),
+            "accuracy": score.accuracy,
+            "loss": score.loss,
+        }
+        return RecordDict({"metrics": MetricRecord(metrics)})
+
+    @property
+    def folder(self) -> Path:
+        """The client's own folder."""
+        return self.home / "clients" / f"client_{self.number}"
+
+    def _local_model(self, version: int) -> Path:
+        task = self.setup.task
+        label = re.sub(r"[^\w.-]+", "_", task.model.label)
+        return (
+            self.folder
+            / "local_model"
+            / task.task_id
+            / f"{label}_local_model_V{version}.safetensors"
+        )
+
+    def _probe(self) -> Probe:
+        spec = self.setup.task.xai
+        chosen = probe_indices(
+            self.validation.labels, spec.samples_per_class, self.setup.task.random_seed
+        )
+        return make_probe(self.setup, self.validation, chosen)
+
+    def _explain(
+        self, model: nn.Module, number: int, received: State, trained: State, reply: RecordDict
+    ) -> None:
+        """Explain the probe set with both weights, write it at home, add what may leave."""
+        spec = self.setup.task.xai
+        probe = self._probe()
+        model.load_state_dict(received)
+        before = look(model, probe, spec)
+        model.load_state_dict(trained)
+        after = look(model, probe, spec, before.explanation)
+        files = write_look(
+            self.home / spec.save_dir / f"round_{number}" / f"client_{self.number}",
+            {"trained": after, "received": before},
+            self.setup.dataset.classes,
+            client=self.number,
+            round=number,
+            weights_sha256={"trained": fingerprint(trained), "received": fingerprint(received)},
+        )
+        if spec.share != "none":
+            reply["profile"] = MetricRecord(profile(after))
+        endings = {"maps": (".npy",), "overlays": (".npy", ".jpg")}.get(spec.share, ())
+        shared, room = ConfigRecord(), SHARE_LIMIT
+        for name in sorted(files):
+            if name.endswith(endings or ("\0",)) and len(files[name]) <= room:
+                shared[name] = files[name]
+                room -= len(files[name])
+        if shared:
+            reply["shared"] = shared

@@ -1,0 +1,95 @@
+"""What a client answered: checked, since it comes from elsewhere."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message, RecordDict
+
+from fedgaze.errors import FedgazeError
+from fedgaze.federate.exchange import State, unpack
+from fedgaze.federate.look import nested
+from fedgaze.store import write_bytes
+
+__all__ = ["Update", "keep_shared", "read_reply"]
+
+_SHARED_NAME = re.compile(r"gradcam_class_\d{1,6}(_\d{1,6}_received)?\.(jpg|npy)")
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """A client's update.
+
+    Attributes:
+        client: Whose.
+        state: Its weights, checked.
+        entry: What the round's record says of it.
+        files: Pictures and maps that it shares, by file name.
+        message: The reply as Flower's strategies want it.
+    """
+
+    client: int
+    state: State
+    entry: dict[str, Any]
+    files: dict[str, bytes]
+    message: Message
+
+
+def read_reply(reply: Message, client: int, like: State) -> Update:
+    """Read a reply to a training message.
+
+    Args:
+        reply: What came; its content is cut down to what strategies expect.
+        client: Who sent it.
+        like: A state of the model, which says what weights look like.
+
+    Raises:
+        FedgazeError: It is an error, or its weights or numbers do not fit.
+    """
+    if reply.has_error():
+        raise FedgazeError(reply.error.reason or f"Flower's error {reply.error.code}")
+    content = reply.content
+    if "arrays" not in content.array_records or "metrics" not in content.metric_records:
+        raise FedgazeError("the reply lacks weights or metrics")
+    state = unpack(content.array_records["arrays"], like)
+    metrics = content.metric_records["metrics"]
+    samples = metrics.get("num-examples")
+    if not isinstance(samples, int) or samples < 1:
+        raise FedgazeError(f"the reply's num-examples={samples} is no count of samples")
+    said = content.config_records.get("client", {})
+    files = {
+        name: bytes(value)
+        for name, value in content.config_records.get("shared", {}).items()
+        if isinstance(value, bytes) and _SHARED_NAME.fullmatch(name)
+    }
+    entry: dict[str, Any] = {
+        "client": client,
+        "samples": samples,
+        "train": _score(metrics, "train"),
+        "validation": _score(metrics, "validation"),
+    }
+    if "failed" in said:
+        entry["explanation"] = {"failed": str(said["failed"])[:1000]}
+    elif "profile" in content.metric_records:
+        entry["explanation"] = nested(content.metric_records["profile"])
+        entry["explanation"]["shared"] = sorted(files)
+    reply.content = RecordDict({"arrays": content.array_records["arrays"], "metrics": metrics})
+    return Update(client, state, entry, files, reply)
+
+
+def _score(metrics: Mapping[str, Any], part: str) -> dict[str, float | None]:
+    values = {name: metrics.get(f"{part}_{name}") for name in ("accuracy", "loss")}
+    return {
+        name: float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        for name, value in values.items()
+    }
+
+
+def keep_shared(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Keep what a client shared; what lies there already, in process, is the client's own copy."""
+    for name, content in files.items():
+        if not (folder / name).exists():
+            write_bytes(folder / name, content)

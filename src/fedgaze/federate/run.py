@@ -1,0 +1,146 @@
+"""A run from its first check to its report, on either engine."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedgaze.config import Task, parse_task
+from fedgaze.errors import FedgazeError
+from fedgaze.federate.client import client_app
+from fedgaze.federate.grid import LocalGrid
+from fedgaze.federate.server import Observer, Server
+from fedgaze.federate.setup import prepare
+from fedgaze.report import write_federated_report
+from fedgaze.store import Run, unfinished_runs
+
+__all__ = ["find_unfinished", "resume", "start"]
+
+
+def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> Run:
+    """Carry out a task.
+
+    Args:
+        task: The task.
+        path: The run's folder; where it exists a number is added to the name.
+        observer: Is told what happens.
+        demo: The record is the demo's own, and replaces the demo's earlier one.
+
+    Returns:
+        The complete run.
+
+    Raises:
+        FedgazeError: The task cannot be carried out; nothing was written.
+    """
+    setup = prepare(task)
+    run = Run.create(
+        path, task.public(), setup.dataset.classes, directory=task.directory, demo=demo
+    )
+    return _carry_out(Server(setup, run, observer))
+
+
+def resume(run: Run, task: Task | None, observer: Observer) -> Run:
+    """Go on with a run after its last whole round.
+
+    Args:
+        run: The record.
+        task: The task as its file says it now; it may only have more rounds. By default the task
+            as it was recorded.
+        observer: Is told what happens.
+
+    Raises:
+        FedgazeError: The run is complete, or the task is another one.
+    """
+    recorded = parse_task(run.description["task"], run.directory)
+    if task is None:
+        task = recorded
+    old, new = recorded.public(), task.public()
+    changed = [key for key in new if old.get(key) != new[key] and key != "num_rounds"]
+    if changed:
+        key = changed[0]
+        raise FedgazeError(
+            f"{run.path} was started with {key}={old.get(key)}, not {new[key]}: "
+            "only num_rounds may change"
+        )
+    if run.rounds_done >= task.num_rounds:
+        raise FedgazeError(f"{run.path} is complete: it has {run.rounds_done} rounds")
+    run.summary["task"] = new
+    return _carry_out(Server(prepare(task), run, observer))
+
+
+def find_unfinished(base: Path, name: str | None = None) -> Path:
+    """The unfinished run below a folder that was written to last.
+
+    Args:
+        base: Where runs lie.
+        name: Only runs of this name, with or without a number added.
+
+    Raises:
+        FedgazeError: There is none.
+    """
+    for path in unfinished_runs(base):
+        stem, _, number = path.name.rpartition("-")
+        if name in (None, path.name) or (stem == name and number.isdigit()):
+            return path
+    what = f" of {name}" if name else ""
+    raise FedgazeError(f"there is no unfinished run{what} in {base}: nothing to resume")
+
+
+def _carry_out(server: Server) -> Run:
+    _quiet()
+    engines: dict[str, Callable[[Server], None]] = {"local": _local, "simulation": _simulation}
+    try:
+        engines[server.setup.task.engine](server)
+        write_federated_report(server.run.path)
+    finally:
+        server.run.close()
+    return server.run
+
+
+def _local(server: Server) -> None:
+    task, home = server.setup.task, server.run.path.resolve()
+    app = client_app(task, home)
+    server.main(LocalGrid(app, task.num_clients, server.observer.client_started))
+
+
+def _simulation(server: Server) -> None:
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise FedgazeError(
+            "engine=simulation needs Ray: pip install 'fedgaze[simulation]', or use engine=local"
+        ) from None
+    from flwr.simulation import run_simulation
+
+    task = server.setup.task
+    app = ServerApp()
+
+    @app.main()
+    def _main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signature
+        server.main(grid)
+
+    resources: dict[str, Any] = {"num_cpus": task.resources.cpu, "num_gpus": 0}
+    if server.setup.device.type == "cuda":
+        resources["num_gpus"] = 1
+    run_simulation(
+        server_app=app,
+        client_app=client_app(task, server.run.path.resolve()),
+        num_supernodes=task.num_clients,
+        backend_config={"client_resources": resources},
+    )
+
+
+def _quiet() -> None:
+    """Flower logs every step and counts its users: say only what goes wrong, and to nobody else."""
+    for name, value in {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("flwr").setLevel(logging.ERROR)

@@ -1,0 +1,216 @@
+"""The server: conducts a run round by round and keeps its record."""
+
+import time
+from functools import cached_property
+from typing import Any, Protocol
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from torch import nn
+
+from fedgaze.data import mark_mask, stamp
+from fedgaze.errors import FedgazeError
+from fedgaze.federate.exchange import State, fingerprint, pack, unpack
+from fedgaze.federate.look import Probe, look, make_probe, nested, profile, write_look
+from fedgaze.federate.observed import observed
+from fedgaze.federate.ordered import OrderedGrid, client_numbers
+from fedgaze.federate.replies import Update, keep_shared, read_reply
+from fedgaze.federate.setup import Setup
+from fedgaze.federate.strategies import resolve_strategy, restore_memory, strategy_memory
+from fedgaze.measure import causal_drop, mass_on
+from fedgaze.store import Run, load_tensors, save_tensors
+from fedgaze.train import evaluate
+from fedgaze.xai import Explanation
+
+__all__ = ["Observer", "Server"]
+
+
+class Observer(Protocol):
+    """Who watches a run."""
+
+    def round_started(self, number: int, clients: list[int]) -> None:
+        """A round's messages go out to these clients."""
+
+    def client_started(self, client: int, kind: str) -> None:
+        """A client takes up a message; only the local engine knows."""
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        """A round is whole and written: its entry of the summary."""
+
+
+class Server:
+    """The server's side of a run.
+
+    Args:
+        setup: The task and its images.
+        run: The record; the rounds that it already holds are not run again.
+        observer: Is told what happens.
+    """
+
+    def __init__(self, setup: Setup, run: Run, observer: Observer) -> None:
+        self.setup = setup
+        self.run = run
+        self.observer = observer
+        self.model: nn.Module = setup.new_model()
+        self.like: State = {k: v.cpu().clone() for k, v in self.model.state_dict().items()}
+        self.numbers: dict[int, int] = {}
+        self._received_look: tuple[int, Explanation] | None = None
+        self.received: State = self.like
+        self.record: dict[str, Any] = {}
+        self.sent: list[Message] = []
+        self.began = 0.0
+
+    def main(self, grid: Grid) -> None:
+        """Carry out the rounds that are left."""
+        task, done = self.setup.task, self.run.rounds_done
+        kind, arguments = resolve_strategy(task)
+        strategy = observed(kind, self, done)(**arguments)
+        if done:
+            self.received = unpack(pack(load_tensors(self.run.checkpoint(done))), self.like)
+            if (memory := self.run.strategy_state(done)).exists():
+                restore_memory(strategy, load_tensors(memory))
+        else:
+            save_tensors(self.run.checkpoint(0), self.received)
+            self.run.summary["initial"] = self._judge(self.received)
+        self.numbers = client_numbers(grid, task.num_clients, task.round_timeout)
+
+        def close(number: int, arrays: ArrayRecord) -> MetricRecord | None:
+            if number > 0:  # Flower also asks about the weights that it starts with
+                self._close_round(unpack(arrays, self.like), strategy_memory(strategy))
+            return None
+
+        strategy.start(
+            OrderedGrid(grid, self.numbers),
+            pack(self.received),
+            num_rounds=task.num_rounds - done,
+            timeout=task.round_timeout,
+            evaluate_fn=close,
+        )
+        self.run.finish()
+
+    def open_round(self, number: int, arrays: ArrayRecord, messages: list[Message]) -> None:
+        """Take down what goes out."""
+        self.began = time.monotonic()
+        self.received = unpack(arrays, self.like)
+        self.sent = messages
+        clients = sorted(self.numbers[message.metadata.dst_node_id] for message in messages)
+        self.record = {"round": number, "global": {}, "clients": [], "failures": []}
+        self.observer.round_started(number, clients)
+
+    def read_updates(self, replies: list[Message]) -> list[Message]:
+        """Read, look at and take down each update.
+
+        Returns:
+            What may be merged, in the order of the clients, in Flower's own form.
+
+        Raises:
+            FedgazeError: No client gave a usable update.
+        """
+        updates: list[Update] = []
+        failures: list[dict[str, Any]] = self.record["failures"]
+        answered = set()
+        for reply in replies:
+            node = self._sender(reply)
+            client = self.numbers.get(node, -1)
+            answered.add(node)
+            try:
+                updates.append(read_reply(reply, client, self.like))
+            except FedgazeError as error:
+                failures.append({"client": client, "reason": str(error)})
+        for message in self.sent:
+            if (node := message.metadata.dst_node_id) not in answered:
+                reason = f"no answer within round_timeout={self.setup.task.round_timeout:g} s"
+                failures.append({"client": self.numbers[node], "reason": reason})
+        failures.sort(key=lambda failure: failure["client"])
+        updates.sort(key=lambda update: update.client)
+        if not updates:
+            reasons = "; ".join(f"client {each['client']}: {each['reason']}" for each in failures)
+            raise FedgazeError(f"round {self.record['round']} has no update to merge: {reasons}")
+        for update in updates:
+            self.record["clients"].append(self._entry(update))
+        floor = min(self.setup.task.gate.floor, len(self.sent))
+        if len(updates) < floor:
+            self.record["not_merged"] = f"{len(updates)} updates are fewer than gate.floor={floor}"
+            return []
+        return [update.message for update in updates]
+
+    def _sender(self, reply: Message) -> int:
+        """The node that a reply stands for; an error made by the link names the link itself."""
+        if reply.metadata.src_node_id in self.numbers:
+            return reply.metadata.src_node_id
+        asked = reply.metadata.reply_to_message_id
+        return next(
+            (m.metadata.dst_node_id for m in self.sent if m.metadata.message_id == asked), -1
+        )
+
+    def _entry(self, update: Update) -> dict[str, Any]:
+        entry = update.entry
+        spec = self.setup.task.xai
+        if update.files:
+            folder = self.run.path / spec.save_dir / f"round_{self.record['round']}"
+            keep_shared(folder / f"client_{update.client}", update.files)
+        if self._looks:
+            entry["server_explanation"] = self._look_at(update.state, f"client_{update.client}")
+        return entry
+
+    @property
+    def _looks(self) -> bool:
+        spec = self.setup.task.xai
+        return spec.enabled and spec.run_location in ("server", "both")
+
+    @cached_property
+    def _probe(self) -> Probe:
+        images, chosen = self.setup.server_probe
+        return make_probe(self.setup, images, chosen)
+
+    def _look_at(self, state: State, name: str) -> dict[str, Any]:
+        """Explain a model on the server's probe set, and write the pictures."""
+        try:
+            return self._try_look(state, name)
+        except Exception as error:  # noqa: BLE001 - a failing explanation ends no training
+            return {"failed": f"{type(error).__name__}: {error}"}
+
+    def _try_look(self, state: State, name: str) -> dict[str, Any]:
+        spec, number = self.setup.task.xai, self.record["round"]
+        self.model.load_state_dict(state)
+        seen = look(self.model, self._probe, spec, self._received_maps(number))
+        looks = {"trained": seen}
+        if self.setup.task.dataset.plant:
+            marked = look(self.model, self._probe.with_images(stamp), spec)
+            looks["marked"] = marked
+            seen.measures["mark_drop"] = causal_drop(
+                marked.explanation.logits, seen.explanation.logits, self._probe.labels
+            )
+            seen.measures["mark_mass"] = mass_on(
+                marked.explanation.heatmaps, mark_mask(self._probe.images)
+            )
+        files = write_look(
+            self.run.path / spec.save_dir / f"round_{number}" / "server" / name,
+            looks,
+            self.setup.dataset.classes,
+            round=number,
+            weights_sha256={"trained": fingerprint(state)},
+        )
+        return nested(profile(seen)) | {"shared": sorted(files)}
+
+    def _received_maps(self, number: int) -> Explanation:
+        """The maps of the weights that went out; made once a round."""
+        if self._received_look is None or self._received_look[0] != number:
+            model = self.setup.new_model()
+            model.load_state_dict(self.received)
+            seen = look(model, self._probe, self.setup.task.xai)
+            self._received_look = number, seen.explanation
+        return self._received_look[1]
+
+    def _judge(self, state: State) -> dict[str, float]:
+        self.model.load_state_dict(state)
+        score = evaluate(self.model, self.setup.dataset.test)
+        return {"accuracy": score.accuracy, "loss": score.loss}
+
+    def _close_round(self, state: State, memory: State) -> None:
+        self.record["global"] = self._judge(state)
+        if self._looks:
+            self.record["global"]["explanation"] = self._look_at(state, "global")
+        self.record["seconds"] = round(time.monotonic() - self.began, 3)
+        self.run.commit(self.record, state, memory)
+        self.observer.round_done(self.record)

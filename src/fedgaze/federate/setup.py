@@ -1,0 +1,166 @@
+"""Everything that a task names, found and checked before anything starts or is written."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedgaze.config import Task, parse_task
+from fedgaze.data import Dataset, Images, load_dataset, load_folder, partition, probe_indices
+from fedgaze.errors import FedgazeError
+from fedgaze.federate.strategies import resolve_strategy
+from fedgaze.models import build_model, choose_device, task_object
+from fedgaze.train import evaluate
+from fedgaze.xai import explain, find_method, resolve_layers
+
+__all__ = ["Setup", "prepare", "seeded", "setup_of", "threads"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A task with what it names: the same at the server and at each client.
+
+    Attributes:
+        task: The task.
+        dataset: Its images.
+        device: Where its models run.
+    """
+
+    task: Task
+    dataset: Dataset
+    device: torch.device
+
+    def new_model(self) -> nn.Module:
+        """A model with the task's first weights: the same for everybody."""
+        task = self.task
+        with seeded(task.random_seed):
+            model = build_model(
+                task.model.target,
+                None if task.model.target else task.model.name,
+                task.model.arguments,
+                task_dir=task.directory,
+                num_classes=len(self.dataset.classes),
+            )
+        return model.to(self.device)
+
+    @cached_property
+    def parts(self) -> list[Tensor]:
+        """The indices of each client's training images."""
+        spec = self.task.dataset
+        return partition(
+            self.dataset.train.labels,
+            self.task.num_clients,
+            spec.partition,
+            spec.alpha,
+            self.task.random_seed,
+        )
+
+    @cached_property
+    def server_probe(self) -> tuple[Images, Tensor]:
+        """The server's probe set: images and which of them, ordered by class."""
+        spec = self.task.xai
+        images = self.dataset.test
+        if spec.probe is not None:
+            folder = load_folder(spec.probe, size=images[torch.tensor([0])].shape[-1])
+            images = folder.keep(self.dataset.classes).everything()
+        return images, probe_indices(images.labels, spec.samples_per_class, self.task.random_seed)
+
+
+def prepare(task: Task) -> Setup:
+    """Find what a task names and check that it works together. Nothing is written.
+
+    Raises:
+        FedgazeError: The first thing that is wrong.
+    """
+    if task.engine == "deployment":
+        raise FedgazeError(
+            "engine=deployment is not in this version of fedgaze: allowed are local and simulation"
+        )
+    if task.model_type != "Pytorch":
+        raise FedgazeError(
+            f"model_type={task.model_type} is not in this version of fedgaze: allowed is Pytorch"
+        )
+    if task.gate.policy != "report":
+        raise FedgazeError(
+            f"gate.policy={task.gate.policy} is not in this version of fedgaze: allowed is report"
+        )
+    resolve_strategy(task)
+    find_method(task.xai.method)
+    setup = Setup(task, _load(task), choose_device(task.device))
+    model = setup.new_model()
+    if task.xai.enabled:
+        resolve_layers(model, task.xai.layer)
+    if not setup.parts or not len(setup.dataset.test.labels):
+        raise FedgazeError(f"dataset.name={task.dataset.name} has no held-out images to judge by")
+    _try(setup, model)
+    return setup
+
+
+def _try(setup: Setup, model: nn.Module) -> None:
+    """Run the model and one explanation once, so that a mismatch is told before the run."""
+    task = setup.task
+    few = setup.dataset.test.select(torch.arange(2), setup.dataset.test.labels[:2])
+    try:
+        evaluate(model, few)
+        if task.xai.enabled:
+            images = few[torch.arange(2)].to(setup.device)
+            explain(model, images, task.xai.method, few.labels.to(setup.device), task.xai.layer)
+    except FedgazeError:
+        raise
+    except Exception as error:
+        shape = "x".join(str(side) for side in few[torch.arange(1)].shape[1:])
+        raise FedgazeError(
+            f"the model {task.model.label} cannot run on an image of {task.dataset.name} ({shape}) "
+            f"with {len(setup.dataset.classes)} classes: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _load(task: Task) -> Dataset:
+    spec = task.dataset
+    if "." in spec.name and task.directory is not None:
+        dataset = task_object(task.directory, spec.name)(spec.root, task.random_seed)
+        if not isinstance(dataset, Dataset):
+            raise FedgazeError(
+                f"dataset.name={spec.name} returned {type(dataset).__name__}, "
+                "not a fedgaze.data.Dataset"
+            )
+    else:
+        dataset = load_dataset(spec.name, spec.root, task.random_seed)
+    return dataset.keep(spec.classes) if spec.classes else dataset
+
+
+def setup_of(task: Task) -> Setup:
+    """The setup of a task that was checked before; made once a process."""
+    return _cached(json.dumps(task.public()), task.directory)
+
+
+@lru_cache(maxsize=2)
+def _cached(values: str, directory: Path | None) -> Setup:
+    task = parse_task(json.loads(values), directory)
+    return Setup(task, _load(task), choose_device(task.device))
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Seed torch's generators from some numbers; what they were is there again afterwards."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads: sums, and so weights, are the same wherever a client runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,193 @@
+"""The record of a run: a folder that is whole after every round.
+
+```
+runs/<name>/
+  run.json                      what it takes to go on: the task, where its code lies, its marks
+  summary.json                  what happened: rounds, metrics, explanations
+  checkpoints/round_<r>.safetensors
+  heatmaps/round_<r>/…          pictures, raw maps and manifests (xai.save_dir)
+  clients/client_<c>/           what would lie at the client's home
+  report.html
+```
+A round counts once it stands in ``summary.json``, which is replaced as a whole and last.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from fedgaze.errors import FedgazeError
+from fedgaze.store.files import save_tensors, write_json
+
+__all__ = ["Run", "unfinished_runs"]
+
+RUN, SUMMARY = "run.json", "summary.json"
+
+
+class Run:
+    """A run's folder, held by one process.
+
+    Attributes:
+        path: The folder.
+        directory: The task's own directory, or None.
+        summary: What ``summary.json`` holds.
+    """
+
+    def __init__(self, path: Path, description: dict[str, Any], summary: dict[str, Any]) -> None:
+        self.path = path
+        self.description = description
+        self.summary = summary
+        directory = description["directory"]
+        self.directory = Path(directory) if directory else None
+        self._lock = FileLock(path / ".lock", blocking=False)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise FedgazeError(f"{path} is being carried out by another process") from None
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        task: Mapping[str, Any],
+        classes: tuple[str, ...],
+        *,
+        directory: Path | None = None,
+        demo: bool = False,
+    ) -> Self:
+        """Start a record.
+
+        Args:
+            path: Where. An existing folder is left alone and ``-2``, ``-3`` … is added to the
+                name; only the demo's own earlier record is replaced by the demo.
+            task: The task as plain values, without secrets.
+            classes: Class names by index.
+            directory: The task's own directory.
+            demo: Marks the record as the demo's.
+        """
+        if demo and _is_demo(path):
+            with FileLock(path / ".lock", blocking=False):
+                shutil.rmtree(path)
+        path = _make_folder(path)
+        description = {
+            "task": task,
+            "directory": str(directory) if directory else None,
+            "demo": demo,
+        }
+        run = cls(path, description, _empty(task, classes))
+        write_json(path / RUN, description)
+        run.write_summary()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open an existing record to go on with it.
+
+        Raises:
+            FedgazeError: There is no record, it cannot be read, or another process holds it.
+        """
+        try:
+            texts = [(path / name).read_text(encoding="utf-8") for name in (RUN, SUMMARY)]
+            description, summary = map(json.loads, texts)
+        except FileNotFoundError:
+            raise FedgazeError(f"{path} holds no record of a run") from None
+        except ValueError as error:
+            raise FedgazeError(f"the record in {path} cannot be read: {error}") from None
+        return cls(path, description, summary)
+
+    @property
+    def rounds_done(self) -> int:
+        """How many rounds are whole."""
+        return len(self.summary["rounds"])
+
+    def checkpoint(self, number: int) -> Path:
+        """Where the global weights after a round lie; 0 is before the first."""
+        return self.path / "checkpoints" / f"round_{number}.safetensors"
+
+    def commit(
+        self, record: dict[str, Any], weights: Mapping[str, Tensor], state: Mapping[str, Tensor]
+    ) -> None:
+        """Write a whole round: weights, then the strategy's state, then the summary.
+
+        Args:
+            record: The round's entry of the summary.
+            weights: The global model's state after it.
+            state: What the strategy remembers from round to round.
+        """
+        number = record["round"]
+        save_tensors(self.checkpoint(number), weights)
+        if state:
+            save_tensors(self.strategy_state(number), state)
+        self.summary["rounds"].append(record)
+        self.write_summary()
+        if number > 1:
+            self.strategy_state(number - 1).unlink(missing_ok=True)
+
+    def strategy_state(self, number: int) -> Path:
+        """Where the strategy's memory after a round lies, if it has one."""
+        return self.path / "checkpoints" / f"strategy_{number}.safetensors"
+
+    def finish(self) -> None:
+        """Mark the run as complete."""
+        self.summary["status"] = "complete"
+        self.write_summary()
+
+    def write_summary(self) -> None:
+        """Replace ``summary.json`` by what the summary holds now."""
+        write_json(self.path / SUMMARY, self.summary)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._lock.release()
+
+
+def unfinished_runs(base: Path) -> list[Path]:
+    """The runs below a folder that are not complete, the one written to last first."""
+    found = []
+    for path in base.glob(f"*/{SUMMARY}"):
+        try:
+            status = json.loads(path.read_text(encoding="utf-8"))["status"]
+        except (ValueError, KeyError):
+            continue
+        if status != "complete" and (path.parent / RUN).is_file():
+            found.append(path)
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent for path in found]
+
+
+def _empty(task: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
+    from fedgaze import __version__
+
+    return {
+        "fedgaze": __version__,
+        "status": "running",
+        "task": dict(task),
+        "classes": list(classes),
+        "rounds": [],
+    }
+
+
+def _is_demo(path: Path) -> bool:
+    try:
+        return bool(json.loads((path / RUN).read_text(encoding="utf-8"))["demo"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _make_folder(path: Path) -> Path:
+    number = 1
+    while True:
+        chosen = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            chosen.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise FedgazeError(f"{chosen} cannot be made: {error.strerror}") from None
+        else:
+            return chosen
