@@ -136,8 +136,9 @@ def _call(builder: Builder, given: dict[str, Any], task_dir: Path | None) -> Any
     except OSError as error:
         if given.get("weights") is None and not given.get("pretrained"):
             raise _failed(builder, error, task_dir) from error
+        why = getattr(error, "reason", None) or _first_line(error)
         raise FedgazeError(
-            f"the published weights of {builder.name} could not be fetched ({_first_line(error)}); "
+            f"the published weights of {builder.name} could not be fetched ({why}); "
             "give a file of weights with --checkpoint"
         ) from error
     except TypeError as error:
@@ -190,7 +191,8 @@ def _build_transformers(builder: Builder, given: dict[str, Any]) -> Any:
         )
     except FedgazeError:
         raise
-    except (OSError, ValueError) as error:
+    # What lies there may be anything: no network, another model's weights, a pickle.
+    except Exception as error:
         raise FedgazeError(
             f"{builder.name} could not be loaded from '{place}': {_first_line(error)}"
         ) from error

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fedgaze.errors import FedgazeError, nearest
 
@@ -90,7 +92,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -
                 if keys
             )
         )
-    misfits = [key for key in found if found[key].shape != own[key].shape]
+    # A lazy layer takes its shape from the weights.
+    misfits = [key for key in found if not is_lazy(own[key]) and found[key].shape != own[key].shape]
     if misfits:
         key = misfits[0]
         raise FedgazeError(
@@ -110,7 +113,9 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say, the sentences below say
+            return torch.load(path, map_location="cpu", weights_only=True)
     # Bytes that are no checkpoint are met with whatever the first of them lead the reader to.
     except Exception as error:
         asked = _GLOBAL.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fedgaze.errors import FedgazeError
 from fedgaze.models.build import build_model
@@ -142,7 +143,7 @@ def _outputs(model: nn.Module, weights: Mapping[str, Tensor]) -> int | None:
     """
     last, own = list(model.state_dict().items())[-1]
     found = next((value for key, value in weights.items() if key.endswith(last)), None)
-    if found is None or found.shape[1:] != own.shape[1:] or found.ndim == 0:
+    if found is None or is_lazy(own) or found.ndim == 0 or found.shape[1:] != own.shape[1:]:
         return None
     return None if found.shape == own.shape else int(found.shape[0])
 

@@ -184,8 +184,8 @@ def _transformers_target(target: str, parts: list[str]) -> Builder:
 
 def _own_target(target: str, parts: list[str]) -> Builder:
     if parts[:2] != ["fedgaze", "models"] or len(parts) != 3 or parts[2] not in OWN_MODELS:
-        allowed = [f"fedgaze.models.{name}" for name in OWN_MODELS]
-        raise _refusal(target, f"of fedgaze there is {', '.join(allowed)}", target, allowed)
+        allowed = ", ".join(f"fedgaze.models.{name}" for name in OWN_MODELS)
+        raise _refusal(target, f"of fedgaze there is {allowed}")
     found = getattr(importlib.import_module(OWN_MODELS[parts[2]]), parts[2])
     return _of_class(found, "fedgaze", target)
 

@@ -1,0 +1,17 @@
+"""Joins a federation on many machines as one of its clients."""
+
+import sys
+
+
+def main() -> int:
+    """Say what stands in for it until fedgaze's deployment engine is there."""
+    print(
+        "client_main.py gets its work with fedgaze's deployment engine, which is not there yet; "
+        "`fedgaze run conf/config.yaml` runs all clients on this machine.",
+        file=sys.stderr,
+    )
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
