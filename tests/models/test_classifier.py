@@ -209,8 +209,20 @@ def test_grey_models_get_grey_pictures(tmp_path: Path) -> None:
     view = classifier.preprocess.view(read_image(tmp_path / "white.png"))
     scores = classifier.model(classifier.preprocess.tensor(view)[None])
     assert scores.tolist() == [[181.0, 181.0]]
-    with pytest.raises(FedgazeError, match="takes pictures with channels: 1"):
+    with pytest.raises(FedgazeError, match="takes grey pictures and --preprocess imagenet"):
         open_classifier(**given, preprocess="imagenet")  # type: ignore[arg-type]
-    torch.save(nn.Conv2d(4, 2, 3).state_dict(), tmp_path / "odd.pt")
-    with pytest.raises(FedgazeError, match="takes 4 channels"):
-        open_classifier(code=f"{tmp_path}/models.py:odd", checkpoint=tmp_path / "odd.pt")
+
+
+def test_the_demos_model_takes_grey_digits(tmp_path: Path) -> None:
+    from fedgaze.data import load_digits
+    from fedgaze.models import DigitsNet
+
+    torch.manual_seed(0)
+    model = DigitsNet().eval()
+    torch.save(model.state_dict(), tmp_path / "digits.pt")
+    classifier = open_classifier("fedgaze.models.DigitsNet", checkpoint=tmp_path / "digits.pt")
+    images = load_digits().test[torch.arange(1)]
+    Image.fromarray((images[0, 0] * 255).round().byte().numpy()).save(tmp_path / "digit.png")
+    view = classifier.preprocess.view(read_image(tmp_path / "digit.png"))
+    found = classifier.model(classifier.preprocess.tensor(view)[None])
+    torch.testing.assert_close(found, model(images), rtol=0, atol=0.02)  # 8 bits a pixel

@@ -51,9 +51,14 @@ class OutputFolder:
             # The overlay takes the name; nothing of ours is written as a heatmap without one.
             if pair[1].exists() or not self._publish(pair[0], lambda f: picture.save(f, "png")):
                 continue
-            if self._publish(pair[1], lambda f: np.save(f, heatmap)):
+            whole = False
+            try:
+                whole = self._publish(pair[1], lambda f: np.save(f, heatmap))
+            finally:
+                if not whole:
+                    pair[0].unlink()
+            if whole:
                 return pair
-            pair[0].unlink()
         raise AssertionError  # the names do not end
 
     def write_lines(self, name: str, lines: Iterable[Mapping[str, Any]]) -> Path:

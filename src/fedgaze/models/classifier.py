@@ -149,21 +149,19 @@ def _outputs(model: nn.Module, weights: Mapping[str, Tensor]) -> int | None:
 
 
 def _preprocess(word: str | None, model: nn.Module, build: _Recipe) -> Preprocess:
-    channels = input_channels(model)
     if word is None:
-        found = weights_preprocess(model, build.source, build.architecture)
-    elif word == "imagenet":
-        found = IMAGENET
-    elif word == "none":
-        found = Preprocess(channels=channels)
-    else:
-        found = read_preprocess(Path(word), channels)
-    if found.channels != channels:
+        return weights_preprocess(model, build.source, build.architecture)
+    channels = 1 if build.source == "fedgaze" else input_channels(model)
+    if word == "none":
+        return Preprocess(channels=channels)
+    if word != "imagenet":
+        return read_preprocess(Path(word), channels)
+    if channels != IMAGENET.channels:
         raise FedgazeError(
-            f"the model takes pictures with channels: {channels}, and the preprocessing gives "
-            f"channels: {found.channels}; say how to prepare pictures with --preprocess FILE"
+            "the model takes grey pictures and --preprocess imagenet gives coloured ones; say how "
+            "to prepare them with --preprocess FILE"
         )
-    return found
+    return IMAGENET
 
 
 def _classes(model: nn.Module, build: _Recipe) -> tuple[str, ...]:

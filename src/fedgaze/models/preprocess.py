@@ -73,19 +73,12 @@ IMAGENET = Preprocess(
 
 
 def input_channels(model: nn.Module) -> int:
-    """Return how many channels the model's first convolution takes: 1 or 3; without one, 3.
+    """Return how many channels a model's pictures have: 1 if its first convolution takes 1, else 3.
 
-    Raises:
-        FedgazeError: It takes another number, which no picture has.
+    A model whose convolution takes another number makes channels of its own from the picture's.
     """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            if module.in_channels not in (1, 3):
-                raise FedgazeError(
-                    f"the model takes {module.in_channels} channels; a picture has 3, or 1 in grey"
-                )
-            return module.in_channels
-    return 3
+    first = next((each for each in model.modules() if isinstance(each, nn.Conv2d)), None)
+    return 1 if first is not None and first.in_channels == 1 else 3
 
 
 def weights_preprocess(model: nn.Module, source: str, name: str) -> Preprocess:
@@ -93,8 +86,8 @@ def weights_preprocess(model: nn.Module, source: str, name: str) -> Preprocess:
 
     Args:
         model: The model.
-        source: ``torchvision``, ``timm`` or ``transformers``; others say nothing of pictures, which
-            then are handed on as they are, in [0, 1].
+        source: ``torchvision``, ``timm``, ``transformers`` or ``fedgaze``; others say nothing of
+            pictures, which then are handed on as they are, in [0, 1].
         name: The architecture in torchvision, or the place of a transformers model.
 
     Raises:
@@ -106,6 +99,8 @@ def weights_preprocess(model: nn.Module, source: str, name: str) -> Preprocess:
         return _of_timm(model)
     if source == "transformers":
         return _of_transformers(name)
+    if source == "fedgaze":
+        return Preprocess(channels=1)  # DigitsNet
     return Preprocess(channels=input_channels(model))
 
 

@@ -1,0 +1,102 @@
+"""Results are written whole or not at all, and over nobody's file."""
+
+import errno
+import json
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedgaze.cli.outputs import OutputFolder
+from fedgaze.errors import FedgazeError
+
+OVERLAY = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+HEATMAP = np.array([[0.0, 0.25], [0.5, 1.0]], dtype=np.float32)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_written_is_what_was_given(tmp_path: Path) -> None:
+    picture, array = OutputFolder(tmp_path / "a" / "b").write_maps("cat.old", OVERLAY, HEATMAP)
+    assert (picture.name, array.name) == ("cat.old.overlay.png", "cat.old.heatmap.npy")
+    np.testing.assert_array_equal(np.asarray(Image.open(picture)), OVERLAY)
+    np.testing.assert_array_equal(np.load(array), HEATMAP)
+    lines = OutputFolder(tmp_path).write_lines("all", [{"label": "Köter"}, {"b": 2}])
+    assert lines.read_text().splitlines() == ['{"label": "Köter"}', '{"b": 2}']
+
+
+def test_a_name_that_is_taken_is_not_used_again(tmp_path: Path) -> None:
+    (tmp_path / "cat.heatmap.npy").write_text("mine")
+    (tmp_path / "cat-2.overlay.png").write_text("mine too")
+    folder = OutputFolder(tmp_path)
+    pairs = [folder.write_maps("cat", OVERLAY, HEATMAP) for _ in range(2)]
+    pairs.append(OutputFolder(tmp_path).write_maps("cat", OVERLAY, HEATMAP))
+    assert [pair[0].name for pair in pairs] == [f"cat-{n}.overlay.png" for n in (3, 4, 5)]
+    assert (tmp_path / "cat.heatmap.npy").read_text() == "mine"
+    assert (tmp_path / "cat-2.overlay.png").read_text() == "mine too"
+    assert folder.write_lines("all", []).name == "all.jsonl"
+    assert folder.write_lines("all", []).name == "all-2.jsonl"
+    assert len(names(tmp_path)) == 2 + 6 + 2
+
+
+def test_several_at_once_take_different_names(tmp_path: Path) -> None:
+    """Each thread has its own folder object, as two programs have."""
+    start = threading.Barrier(4)
+
+    def work(number: int) -> None:
+        folder = OutputFolder(tmp_path)
+        start.wait()
+        for _ in range(10):
+            folder.write_maps("cat", OVERLAY, np.full((1, 1), number, dtype=np.float32))
+
+    # The name of a part holds the process; threads of one stand for processes here.
+    original = os.getpid
+    try:
+        os.getpid = threading.get_ident
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        os.getpid = original
+    found = sorted(int(np.load(path).item()) for path in tmp_path.glob("*.npy"))
+    assert found == sorted([0, 1, 2, 3] * 10)
+    assert len(list(tmp_path.glob("*.png"))) == len(names(tmp_path)) - 40 == 40
+
+
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    folder = OutputFolder(tmp_path)
+    folder.write_maps("cat", OVERLAY, HEATMAP)
+    folder.write_maps("cat", OVERLAY, HEATMAP)
+    assert names(tmp_path) == [
+        "cat-2.heatmap.npy", "cat-2.overlay.png", "cat.heatmap.npy", "cat.overlay.png",
+    ]  # fmt: skip
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: object, _: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(FedgazeError, match=r"cat\.heatmap\.npy cannot be written: No space left"):
+        OutputFolder(tmp_path).write_maps("cat", OVERLAY, HEATMAP)
+    assert names(tmp_path) == []
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text(json.dumps({}))
+    with pytest.raises(FedgazeError, match="is there already and is no folder"):
+        OutputFolder(tmp_path / "out")
