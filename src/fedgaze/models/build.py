@@ -24,7 +24,7 @@ _UNEXPECTED = re.compile(
 )
 
 
-def build_model(  # noqa: PLR0913 - all but one of them are keys of a configuration
+def build_model(
     target: str | None = None,
     name: str | None = None,
     arguments: Mapping[str, Any] | None = None,
