@@ -1,0 +1,75 @@
+"""Colouring: heatmaps over pictures."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedgaze.errors import FedgazeError, nearest
+
+__all__ = ["COLORMAP", "overlay"]
+
+COLORMAP = "turbo"
+"""Smooth in lightness, and many hues: heat stands out from grey pictures and from photographs, for
+whose lights and shadows a map of few hues is mistaken. In overlays its cold end is never seen."""
+
+
+def overlay(
+    images: Tensor, heatmaps: Tensor, *, alpha: float = 0.5, colormap: str = COLORMAP
+) -> Tensor:
+    """Lay heatmaps over pictures: the hotter, the more colour; what is cold shows the picture.
+
+    Each pixel is ``(1 - w) picture + w colour`` with ``w = alpha * heat``.
+
+    Args:
+        images: ``(N, C, H, W)`` or ``(C, H, W)``, grey or RGB, floats in [0, 1] or uint8.
+        heatmaps: ``(N, h, w)`` or ``(h, w)`` in [0, 1]; brought to the size of the images.
+        alpha: How strongly the hottest pixel is covered, in [0, 1].
+        colormap: The name of a Matplotlib colour map.
+
+    Returns:
+        uint8 ``(N, H, W, 3)``, on the device of the heatmaps.
+
+    Raises:
+        FedgazeError: Shapes do not fit, or there is no such colour map.
+
+    >>> overlay(torch.ones(1, 2, 2), torch.zeros(2, 2)).shape
+    torch.Size([1, 2, 2, 3])
+    """
+    if not 0 <= alpha <= 1:
+        raise FedgazeError(f"alpha is {alpha}; allowed is 0 to 1")
+    table = _table(colormap)
+    pictures = images.detach().to(heatmaps.device)
+    pictures = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures.float()
+    if pictures.dim() == 3:
+        pictures = pictures[None]
+    heat = heatmaps.detach().float()
+    if heat.dim() == 2:
+        heat = heat[None]
+    if pictures.dim() != 4 or pictures.shape[1] not in {1, 3} or len(pictures) != len(heat):
+        raise FedgazeError(
+            f"images of shape {tuple(images.shape)} do not go with heatmaps of shape "
+            f"{tuple(heatmaps.shape)}; allowed is (N, C, H, W), grey or RGB, with one heatmap each"
+        )
+    if pictures.shape[2:] != heat.shape[1:]:
+        heat = F.interpolate(heat[:, None], pictures.shape[2:], mode="bilinear")[:, 0]
+    heat = heat.clamp(0, 1)
+    colours = table.to(heat.device)[(heat * 255).round().long()]
+    weight = alpha * heat[..., None]
+    mixed = pictures.clamp(0, 1).permute(0, 2, 3, 1) * (1 - weight) + colours * weight
+    return (mixed * 255).round().to(torch.uint8)
+
+
+@lru_cache(maxsize=16)
+def _table(colormap: str) -> Tensor:
+    """The 256 colours ``(256, 3)`` of a colour map, in [0, 1]."""
+    from matplotlib import colormaps
+
+    if colormap not in colormaps:
+        raise FedgazeError(
+            f"there is no colour map {colormap!r}{nearest(colormap, colormaps) or ';'} Allowed are "
+            "those of Matplotlib, such as turbo, inferno, viridis and magma"
+        )
+    steps = torch.linspace(0, 1, 256, dtype=torch.float64).numpy()
+    return torch.from_numpy(colormaps[colormap](steps))[:, :3].float()

@@ -1,0 +1,170 @@
+"""Explanation: what a model was found to look at, and how it is kept."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch import Tensor
+
+from fedgaze.errors import FedgazeError
+from fedgaze.xai.colour import COLORMAP, overlay
+
+__all__ = ["Explanation"]
+
+MANIFEST = "explanation.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Where a model looked, for N images. Every tensor is detached and on the model's device.
+
+    Attributes:
+        heatmaps: ``(N, H, W)`` in [0, 1], at the size of the images: the raw map brought to that
+            size and divided by its maximum. 0 is no evidence for the target.
+        raw: ``(N, h, w)``, not negative. Of one layer: what the method gave, at the layer's size.
+            Of several: their maps, each divided by its maximum and brought to the size of the
+            finest, fused.
+        per_layer: What the method gave for each layer, ``(N, h, w)`` by name.
+        targets: ``(N,)``: the explained classes; None where a function was explained.
+        scores: ``(N,)``: the scores that were explained.
+        logits: What the model said, ``(N, classes)``. Where a function is explained: of whatever
+            shape, and the scores ``(N, 1)`` if there are no logits in the output.
+        predicted: ``(N,)``: the classes of the greatest logits.
+        layers: Names of the layers, in the order in which they ran.
+        method: Name of the method.
+        fusion: How several layers were fused.
+        flags: By image, what a person should know before believing the map:
+            ``no_positive_evidence`` (the map is zero), ``constant`` (it is the same everywhere and
+            says nothing of where; the heatmap is zero), ``not_finite`` (activations or gradients
+            are NaN or infinite; the map is zero), ``batch_dependent`` (the model normalises over
+            the batch, so other images have a part in it), ``last_of_3_calls`` (a layer is used
+            that often in one forward pass, and its last use is explained).
+    """
+
+    heatmaps: Tensor
+    raw: Tensor
+    per_layer: dict[str, Tensor]
+    targets: Tensor | None
+    scores: Tensor
+    logits: Tensor
+    predicted: Tensor
+    layers: tuple[str, ...]
+    method: str
+    fusion: str
+    flags: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.heatmaps)
+
+    def overlay(self, images: Tensor, *, alpha: float = 0.5, colormap: str = COLORMAP) -> Tensor:
+        """Lay the heatmaps over pictures; see `fedgaze.xai.overlay`.
+
+        Args:
+            images: ``(N, C, H, W)``, grey or RGB, in [0, 1] or uint8, of any size: what a person
+                should see, so before normalisation.
+            alpha: How strongly the hottest pixel is covered, in [0, 1].
+            colormap: The name of a Matplotlib colour map.
+
+        Returns:
+            uint8 ``(N, H, W, 3)``.
+        """
+        return overlay(images, self.heatmaps, alpha=alpha, colormap=colormap)
+
+    def save(
+        self,
+        directory: str | Path,
+        images: Tensor | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        alpha: float = 0.5,
+        colormap: str = COLORMAP,
+    ) -> list[Path]:
+        """Write heatmaps, overlays and a manifest. No file that is there is overwritten.
+
+        Args:
+            directory: Made if it is not there.
+            images: As for `overlay`; without them no overlays are written.
+            names: What the files of each image are called, by default ``0000``, ``0001`` …
+            alpha: As for `overlay`.
+            colormap: As for `overlay`.
+
+        Returns:
+            What was written: for each image ``NAME.heatmap.npy`` (float32 ``(H, W)``) and, with
+            images, ``NAME.overlay.png``; last ``explanation.json``. Each file is there whole or not
+            at all, and the manifest only when all others are.
+
+        Raises:
+            FedgazeError: A file is there already, cannot be written, or a name cannot be used.
+        """
+        import numpy as np
+        from PIL import Image
+
+        folder = Path(directory)
+        stems = [f"{i:04d}" for i in range(len(self))] if names is None else list(names)
+        self._check_names(stems)
+        writers: dict[str, Callable[[BinaryIO], object]] = {}
+        for stem, heatmap in zip(stems, self.heatmaps.float().cpu().numpy(), strict=True):
+            writers[f"{stem}.heatmap.npy"] = partial(np.save, arr=heatmap)
+        if images is not None:
+            overlays = self.overlay(images, alpha=alpha, colormap=colormap).cpu().numpy()
+            for stem, pixels in zip(stems, overlays, strict=True):
+                picture = Image.fromarray(pixels)
+                writers[f"{stem}.overlay.png"] = partial(picture.save, format="png")
+        manifest = json.dumps(self._manifest(stems), indent=2, allow_nan=False).encode()
+        writers[MANIFEST] = lambda file: file.write(manifest)
+        for path in (folder / name for name in writers):
+            if path.exists():
+                raise FedgazeError(f"{path} is there already; choose another directory or name")
+        return [_publish(folder / name, write) for name, write in writers.items()]
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        if len(names) != len(self) or len(set(names)) != len(names):
+            raise FedgazeError(
+                f"there are {len(set(names))} different names for {len(self)} images; give one each"
+            )
+        for name in names:
+            if not name or name != Path(name).name:
+                raise FedgazeError(f"{name!r} cannot name a file; allowed is a name without a path")
+
+    def _manifest(self, names: Sequence[str]) -> dict[str, Any]:
+        scores = [score if math.isfinite(score) else None for score in self.scores.tolist()]
+        targets = [None] * len(self) if self.targets is None else self.targets.tolist()
+        # For an output such as a mask's, one predicted class an image does not exist.
+        predicted = self.predicted.tolist() if self.predicted.dim() == 1 else [None] * len(self)
+        return {
+            "method": self.method,
+            "layers": list(self.layers),
+            "fusion": self.fusion,
+            "images": [
+                {"name": name, "target": target, "predicted": best, "score": score, "flags": flags}
+                for name, target, best, score, flags in zip(
+                    names, targets, predicted, scores, self.flags, strict=True
+                )
+            ],
+        }
+
+
+def _publish(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """Give a file its name once it is whole, and only if nobody else took the name meanwhile."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as file:
+            write(file)
+        try:
+            # Unlike a renaming, a link fails where another program has just taken the name.
+            os.link(part, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            part.rename(path)
+    except OSError as error:
+        raise FedgazeError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path

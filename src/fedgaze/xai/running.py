@@ -1,0 +1,133 @@
+"""Running a model with hooks and leaving it as it was found."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["frozen", "running"]
+
+Hook = Callable[[nn.Module, Any, Any], Any]
+
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+_STANCE_LOCK = threading.RLock()
+
+
+@contextmanager
+def running(
+    model: nn.Module, hooks: Iterable[tuple[nn.Module, Hook]]
+) -> Iterator[Callable[[Tensor], Any]]:
+    """Give a way to run the model in eval mode with forward hooks on some modules.
+
+    Afterwards, also after an exception, hooks, train or eval mode of every module, the random state
+    and the images are as they were. One lock a model keeps explanations in several
+    threads apart; the hooks are silent for other threads, and outside the forward pass (when
+    checkpointed parts are recomputed).
+
+    Args:
+        model: Any module.
+        hooks: Modules with what to call after each ran.
+
+    Yields:
+        From images to the model's output, in the gradient mode of the caller.
+    """
+    listening = 0
+
+    def guarded(hook: Hook) -> Hook:
+        def fire(module: nn.Module, inputs: Any, output: Any) -> Any:
+            return hook(module, inputs, output) if listening == threading.get_ident() else None
+
+        return fire
+
+    with ExitStack() as stack:
+        stack.enter_context(_lock_of(model))
+        modules = list(model.modules())
+        # Nothing that is made in inference mode can have gradients later.
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(_evaluating(modules))
+        stack.enter_context(_uncompiled(modules))
+        for module, hook in hooks:
+            stack.callback(module.register_forward_hook(guarded(hook)).remove)
+        call = _without_inference_tensors(model)
+
+        def forward(images: Tensor) -> Any:
+            nonlocal listening
+            devices = [images.device] if images.is_cuda else []
+            with torch.random.fork_rng(devices):
+                listening = threading.get_ident()
+                try:
+                    # A clone: some models change their input in place.
+                    return call(images.detach().clone())
+                finally:
+                    listening = 0
+
+        yield forward
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter ask for gradients."""
+    # The flag of a tensor made in inference mode could not be put back.
+    asking = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_()
+
+
+def _lock_of(model: nn.Module) -> threading.RLock:
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(model, threading.RLock())
+
+
+@contextmanager
+def _evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Eval mode. Flags are set directly: people override `train()` to keep parts in eval mode."""
+    training = [module for module in modules if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _uncompiled(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let compiled parts run as they are written: hooks added after compilation do not fire.
+
+    The stance belongs to the whole process, hence the lock, and the module that sets it takes
+    seconds to import, hence the search for a part that needs it.
+    """
+    if any(_is_compiled(module) for module in modules):
+        with _STANCE_LOCK, torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    in_place = getattr(module, "_compiled_call_impl", None) is not None
+    return in_place or type(module).__name__ == "OptimizedModule"
+
+
+def _without_inference_tensors(model: nn.Module) -> Callable[[Tensor], Any]:
+    """The model, or, where parts of it were made in inference mode, the model with clones of them.
+
+    Autograd keeps weights for the way back, and refuses those made in inference mode.
+    """
+    named = chain(model.named_parameters(), model.named_buffers())
+    clones = {name: tensor.clone() for name, tensor in named if tensor.is_inference()}
+    if not clones:
+        return model
+    return lambda images: torch.func.functional_call(model, clones, (images,))
