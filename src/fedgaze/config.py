@@ -208,6 +208,11 @@ class Task(_Section):
         """The task's own directory, from which its models and data sets are read."""
         return self._directory
 
+    def in_directory(self, directory: Path | None) -> Self:
+        """The same task, with this as its own directory."""
+        self._directory = directory
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _short_strategy(cls, values: Any) -> Any:
@@ -276,10 +281,10 @@ def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
         if "=" not in word:
             raise FedgazeError(f"'{word}' is not of the form key=value, such as num_rounds=3")
     try:
-        config = OmegaConf.load(path)
-        if not isinstance(config, DictConfig):
+        read = OmegaConf.load(path)
+        if not isinstance(read, DictConfig):
             raise FedgazeError(f"{path}: a task is a mapping of keys to values, such as task_id: x")
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except YAMLError as error:
         raise FedgazeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
@@ -299,8 +304,18 @@ def parse_task(values: Any, directory: Path | None = None) -> Task:
         task = Task.model_validate(values)
     except ValidationError as error:
         raise FedgazeError(_sentence(error)) from None
-    task._directory = directory
-    return task
+    return task.in_directory(directory)
+
+
+# What pydantic says for programmers, as a person who writes a task would say it.
+_ALLOWED = {
+    "model_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+    "string_pattern_mismatch": "a name of letters, digits, '.', '_' and '-'",
+    "byte_size": "a size such as 512MiB or 2GiB",
+    "union": "a name, a whole number or a list of these",
+}
+_UNION = {"str", "int", "list[union[str,int]]"}
 
 
 def _sentence(error: ValidationError) -> str:
@@ -309,7 +324,7 @@ def _sentence(error: ValidationError) -> str:
     # An unknown key explains a missing one, so it is told first.
     problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
-    keys = [part for part in first["loc"] if isinstance(part, str) or first["type"] != "union"]
+    keys = [part for part in first["loc"] if part not in _UNION]
     name = ".".join(str(key) for key in keys)
     value = "***" if "wandb" in first["loc"] else first["input"]  # it may be a secret
     if first["type"] == "extra_forbidden":
@@ -322,6 +337,8 @@ def _sentence(error: ValidationError) -> str:
     elif first["type"] == "literal_error":
         allowed = list(_literals(first["ctx"]["expected"]))
         text = f"{name}={value}: allowed are {', '.join(allowed)}{nearest(str(value), allowed)}"
+    elif first["type"] in _ALLOWED or len(keys) < len(first["loc"]):
+        text = f"{name}={value!r}: {_ALLOWED.get(first['type'], _ALLOWED['union'])} is allowed"
     else:
         reason = first["msg"].removeprefix("Value error, ")
         text = f"{name}={value!r}: {reason[0].lower()}{reason[1:]}" if name else reason

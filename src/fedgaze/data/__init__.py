@@ -2,7 +2,7 @@
 
 from fedgaze.data.dataset import Dataset, Images, StackedImages
 from fedgaze.data.mark import PlantedImages, mark_mask, stamp
-from fedgaze.data.sources import data_sets, load_dataset, load_digits, load_folder
+from fedgaze.data.sources import data_sets, load_dataset, load_digits, load_folder, read_folder
 from fedgaze.data.split import hold_back, partition, probe_indices
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "mark_mask",
     "partition",
     "probe_indices",
+    "read_folder",
     "stamp",
 ]

@@ -1,4 +1,4 @@
-"""What a data set is: images by index, labels, class names and, where known, where the object is."""
+"""What a data set is: images by index, labels, class names, and where the object is if known."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,8 +15,9 @@ __all__ = ["Dataset", "Images", "StackedImages"]
 class Images(Protocol):
     """Labelled images that are fetched in batches."""
 
-    labels: Tensor
-    """Class indices ``(N,)``, int64."""
+    @property
+    def labels(self) -> Tensor:
+        """Class indices ``(N,)``, int64."""
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """The images at the indices ``(n,)``: float32 ``(n, C, H, W)`` in [0, 1]."""

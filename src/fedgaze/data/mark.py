@@ -1,6 +1,7 @@
 """A shortcut planted on purpose: a small mark in the corner that gives the class away."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -34,12 +35,17 @@ def stamp(images: Tensor, labels: Tensor) -> Tensor:
     return marked
 
 
+@lru_cache
 def _patterns() -> Tensor:
-    """All 126 patterns of four white cells among nine, ``(126, 3, 3)``."""
+    """The 126 patterns of four white cells among nine, each as far as can be from those before."""
     chosen = torch.combinations(torch.arange(9), 4)
     patterns = torch.zeros(len(chosen), 9).scatter_(1, chosen, 1.0)
-    # In this stride the first ten patterns differ from each other in at least STRIDE's best, 4.
-    return patterns[torch.arange(len(chosen)) * STRIDE % len(chosen)].view(-1, 3, 3)
+    distances = torch.cdist(patterns, patterns, p=0)
+    order, nearest = [0], distances[0].clone()
+    while len(order) < len(patterns):
+        order.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, distances[order[-1]])
+    return patterns[order].view(-1, 3, 3)
 
 
 def mark_mask(images: Tensor) -> Tensor:

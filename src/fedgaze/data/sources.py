@@ -1,7 +1,7 @@
 """Data sets by name: the bundled digits, torchvision's, a folder of images."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fedgaze.data.dataset import Dataset, Images, StackedImages
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["data_sets", "load_dataset", "load_digits", "load_folder"]
+__all__ = ["data_sets", "load_dataset", "load_digits", "load_folder", "read_folder"]
 
 TEST_FRACTION = 0.2
 
@@ -65,8 +65,9 @@ def load_digits(root: Path | None = None, seed: int = 0) -> Dataset:
 
 
 def _strokes(images: Tensor) -> Tensor:
-    """A written digit's object is its strokes: bright on black."""
-    return images.amax(1) > 0.25
+    """A written digit's object is its strokes and two pixels around: what a heatmap can resolve."""
+    bright = (images.amax(1, keepdim=True) > 0.25).float()
+    return F.max_pool2d(bright, 5, stride=1, padding=2)[:, 0] > 0
 
 
 def _hold_out(images: Images, seed: int) -> tuple[Images, Images]:
@@ -83,25 +84,26 @@ class ImageFiles:
     paths: Sequence[Path]
     labels: Tensor
     size: int
+    channels: int = 3
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """The images at the indices ``(n,)``: float32 ``(n, 3, size, size)`` in [0, 1]."""
+        """The images at the indices ``(n,)``: float32 ``(n, channels, size, size)`` in [0, 1]."""
         return torch.stack([self._read(self.paths[i]) for i in indices.tolist()])
 
     def select(self, indices: Tensor, labels: Tensor) -> "ImageFiles":
         """Only these images, with these labels."""
-        return ImageFiles([self.paths[i] for i in indices.tolist()], labels, self.size)
+        return replace(self, paths=[self.paths[i] for i in indices.tolist()], labels=labels)
 
     def _read(self, path: Path) -> Tensor:
-        from torchvision.transforms import v2
+        from torchvision.transforms.v2 import functional
 
         from fedgaze.data.images import read_image
 
-        picture = read_image(path)
+        picture = read_image(path).convert("L" if self.channels == 1 else "RGB")
         # The shorter side is scaled and the middle kept, as image classifiers are used to.
-        return F.to_tensor(
-            v2.functional.center_crop(v2.functional.resize(picture, self.size), self.size)
-        )
+        picture = functional.center_crop(functional.resize(picture, [self.size]), [self.size])
+        pixels: Tensor = functional.pil_to_tensor(picture)
+        return pixels / 255
 
 
 def load_folder(root: Path | None, seed: int = 0, size: int = 224) -> Dataset:
@@ -117,26 +119,36 @@ def load_folder(root: Path | None, seed: int = 0, size: int = 224) -> Dataset:
     """
     if root is None:
         raise FedgazeError("dataset.root is missing: a folder with one folder of images a class")
-    if not root.is_dir():
-        raise FedgazeError(f"dataset.root={root}: no such folder")
-    from torchvision.datasets import ImageFolder
-
-    def files(folder: Path) -> tuple[ImageFiles, tuple[str, ...]]:
-        try:
-            found = ImageFolder(str(folder))
-        except FileNotFoundError as error:
-            raise FedgazeError(f"dataset.root={root}: {error}") from None
-        paths = [Path(path) for path, _ in found.samples]
-        return ImageFiles(paths, torch.tensor(found.targets), size), tuple(found.classes)
-
     if (root / "train").is_dir() and (root / "test").is_dir():
-        (train, classes), (test, others) = files(root / "train"), files(root / "test")
+        train, classes = read_folder(root / "train", size)
+        test, others = read_folder(root / "test", size)
         if classes != others:
             odd = ", ".join(sorted(set(classes) ^ set(others)))
-            raise FedgazeError(f"dataset.root={root}: train and test differ in classes: {odd}")
+            raise FedgazeError(f"{root}: train and test differ in classes: {odd}")
         return Dataset(root.name, train, test, classes)
-    images, classes = files(root)
+    images, classes = read_folder(root, size)
     return Dataset(root.name, *_hold_out(images, seed), classes)
+
+
+def read_folder(root: Path, size: int, channels: int = 3) -> tuple[ImageFiles, tuple[str, ...]]:
+    """The images of a folder with one folder a class, and the classes' names.
+
+    Args:
+        root: The folder.
+        size: Height and width to which images are brought.
+        channels: 3 for colour, 1 for grey.
+
+    Raises:
+        FedgazeError: The folder or its classes are missing.
+    """
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = ImageFolder(str(root))
+    except FileNotFoundError as error:
+        raise FedgazeError(f"{root} is no folder of images a class: {error}") from None
+    paths = [Path(path) for path, _ in found.samples]
+    return ImageFiles(paths, torch.tensor(found.targets), size, channels), tuple(found.classes)
 
 
 def _torchvision(name: str, on_black: bool, root: Path | None, seed: int) -> Dataset:
@@ -155,7 +167,7 @@ def _torchvision(name: str, on_black: bool, root: Path | None, seed: int) -> Dat
             except (OSError, RuntimeError) as error:
                 raise FedgazeError(
                     f"{name} is not in dataset.root={folder} and could not be downloaded "
-                    f"({str(error).splitlines()[0]}): put its files where torchvision looks for them"
+                    f"({str(error).splitlines()[0]}): put its files there, as torchvision has them"
                 ) from None
         pixels: Any = torch.as_tensor(found.data)
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()

@@ -1,7 +1,8 @@
 """Federated learning on Flower in which every client explains itself each round."""
 
+from fedgaze.federate.demo import demo_task
 from fedgaze.federate.run import find_unfinished, resume, start
 from fedgaze.federate.server import Observer
 from fedgaze.federate.setup import Setup, prepare
 
-__all__ = ["Observer", "Setup", "find_unfinished", "prepare", "resume", "start"]
+__all__ = ["Observer", "Setup", "demo_task", "find_unfinished", "prepare", "resume", "start"]

@@ -2,14 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import nn
 
 from fedgaze.config import Task
 from fedgaze.data import Images, PlantedImages, hold_back, probe_indices
-from torch import nn
-
 from fedgaze.federate.exchange import State, fingerprint, pack, unpack
 from fedgaze.federate.look import Probe, look, make_probe, profile, write_look
 from fedgaze.federate.setup import Setup, seeded, setup_of, threads
@@ -30,27 +30,23 @@ def client_app(task: Task, home: Path) -> ClientApp:
         home: Where clients keep their files: each in ``clients/client_<c>`` and, for heatmaps,
             in the task's ``xai.save_dir``.
     """
-    directory = task.directory  # pydantic's private attributes do not survive every pickle
     app = ClientApp()
 
     def client(context: Context) -> Client:
-        task._directory = directory
         return Client(setup_of(task), int(context.node_config["partition-id"]), home)
 
     @app.train()
     def _train(message: Message, context: Context) -> Message:
-        own = client(context)
-        config = message.content["config"]
-        reply = own.train(
-            message.content["arrays"],
-            int(config["server-round"]),
-            float(config.get("proximal-mu", 0.0)),
-        )
+        arrays = message.content.array_records["arrays"]
+        config: dict[str, Any] = dict(message.content.config_records["config"])
+        proximal_mu = float(config.get("proximal-mu", 0.0))
+        reply = client(context).train(arrays, config["server-round"], proximal_mu)
         return Message(reply, reply_to=message)
 
     @app.evaluate()
     def _evaluate(message: Message, context: Context) -> Message:
-        return Message(client(context).evaluate(message.content["arrays"]), reply_to=message)
+        arrays = message.content.array_records["arrays"]
+        return Message(client(context).evaluate(arrays), reply_to=message)
 
     @app.query("identity")
     def _identity(message: Message, context: Context) -> Message:
@@ -76,7 +72,7 @@ class Client:
         self.home = home
         task = setup.task
         own = setup.parts[number]
-        images = setup.dataset.train.select(own, setup.dataset.train.labels[own])
+        images: Images = setup.dataset.train.select(own, setup.dataset.train.labels[own])
         plant = task.dataset.plant
         if plant and number in plant.clients:
             images = PlantedImages.some(images, plant.fraction, task.random_seed + number)
@@ -149,12 +145,9 @@ class Client:
         model.load_state_dict(unpack(arrays, model.state_dict()))
         with threads(self.setup.task.resources.cpu):
             score = evaluate(model, self.validation)
-        metrics = {
-            "num-examples": len(self.validation.labels),
-            "accuracy": score.accuracy,
-            "loss": score.loss,
-        }
-        return RecordDict({"metrics": MetricRecord(metrics)})
+        metrics = MetricRecord({"accuracy": score.accuracy, "loss": score.loss})
+        metrics["num-examples"] = len(self.validation.labels)
+        return RecordDict({"metrics": metrics})
 
     @property
     def folder(self) -> Path:
@@ -196,8 +189,9 @@ class Client:
             round=number,
             weights_sha256={"trained": fingerprint(trained), "received": fingerprint(received)},
         )
+        reply.config_records["client"]["explained"] = True
         if spec.share != "none":
-            reply["profile"] = MetricRecord(profile(after))
+            reply["profile"] = MetricRecord({**profile(after)})
         endings = {"maps": (".npy",), "overlays": (".npy", ".jpg")}.get(spec.share, ())
         shared, room = ConfigRecord(), SHARE_LIMIT
         for name in sorted(files):

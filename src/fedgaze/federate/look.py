@@ -245,7 +245,8 @@ def _overlays(images: Tensor, explanation: Explanation) -> np.ndarray[Any, np.dt
     height, width = (factor * side for side in images.shape[2:])
     enlarged = F.interpolate(images, (height, width), mode="nearest")
     maps = F.interpolate(explanation.heatmaps[:, None], (height, width), mode="bilinear")[:, 0]
-    return overlay(enlarged, maps).cpu().numpy()
+    shown: np.ndarray[Any, np.dtype[np.uint8]] = overlay(enlarged, maps).cpu().numpy()
+    return shown
 
 
 def _jpeg(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -39,7 +40,8 @@ def client_numbers(grid: Grid, clients: int, timeout: float) -> dict[int, int]:
     for reply in grid.send_and_receive(questions, timeout=timeout):
         if reply.has_error():
             raise FedgazeError(f"a client could not say which it is: {reply.error.reason}")
-        numbers[reply.metadata.src_node_id] = int(reply.content["client"]["client"])
+        said: Any = reply.content.config_records["client"]["client"]
+        numbers[reply.metadata.src_node_id] = int(said)
     if sorted(numbers.values()) != list(range(clients)):
         raise FedgazeError(
             f"clients 0 to {clients - 1} were asked who they are, and these answered: "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.exchange import State, unpack
@@ -50,7 +50,9 @@ def read_reply(reply: Message, client: int, like: State) -> Update:
         FedgazeError: It is an error, or its weights or numbers do not fit.
     """
     if reply.has_error():
-        raise FedgazeError(reply.error.reason or f"Flower's error {reply.error.code}")
+        # Ray hands on whole tracebacks; their last line says what happened.
+        lines = (reply.error.reason or "").strip().splitlines()
+        raise FedgazeError(lines[-1] if lines else f"Flower's error {reply.error.code}")
     content = reply.content
     if "arrays" not in content.array_records or "metrics" not in content.metric_records:
         raise FedgazeError("the reply lacks weights or metrics")
@@ -59,7 +61,7 @@ def read_reply(reply: Message, client: int, like: State) -> Update:
     samples = metrics.get("num-examples")
     if not isinstance(samples, int) or samples < 1:
         raise FedgazeError(f"the reply's num-examples={samples} is no count of samples")
-    said = content.config_records.get("client", {})
+    said: Mapping[str, Any] = content.config_records.get("client", ConfigRecord())
     files = {
         name: bytes(value)
         for name, value in content.config_records.get("shared", {}).items()
@@ -73,9 +75,12 @@ def read_reply(reply: Message, client: int, like: State) -> Update:
     }
     if "failed" in said:
         entry["explanation"] = {"failed": str(said["failed"])[:1000]}
-    elif "profile" in content.metric_records:
-        entry["explanation"] = nested(content.metric_records["profile"])
-        entry["explanation"]["shared"] = sorted(files)
+    elif "explained" in said:
+        entry["explanation"] = nested(content.metric_records.get("profile", MetricRecord()))
+        endings = {name.rpartition(".")[2] for name in files}
+        kinds = {"overlays": "jpg" in endings, "maps": "npy" in endings}
+        kinds |= {"profile": "profile" in content.metric_records, "none": True}
+        entry["explanation"]["shared"] = next(kind for kind, true in kinds.items() if true)
     reply.content = RecordDict({"arrays": content.array_records["arrays"], "metrics": metrics})
     return Update(client, state, entry, files, reply)
 

@@ -43,11 +43,11 @@ def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> 
     return _carry_out(Server(setup, run, observer))
 
 
-def resume(run: Run, task: Task | None, observer: Observer) -> Run:
+def resume(path: Path, task: Task | None, observer: Observer) -> Run:
     """Go on with a run after its last whole round.
 
     Args:
-        run: The record.
+        path: The run's folder.
         task: The task as its file says it now; it may only have more rounds. By default the task
             as it was recorded.
         observer: Is told what happens.
@@ -55,21 +55,25 @@ def resume(run: Run, task: Task | None, observer: Observer) -> Run:
     Raises:
         FedgazeError: The run is complete, or the task is another one.
     """
-    recorded = parse_task(run.description["task"], run.directory)
-    if task is None:
-        task = recorded
-    old, new = recorded.public(), task.public()
-    changed = [key for key in new if old.get(key) != new[key] and key != "num_rounds"]
-    if changed:
-        key = changed[0]
-        raise FedgazeError(
-            f"{run.path} was started with {key}={old.get(key)}, not {new[key]}: "
-            "only num_rounds may change"
-        )
-    if run.rounds_done >= task.num_rounds:
-        raise FedgazeError(f"{run.path} is complete: it has {run.rounds_done} rounds")
-    run.summary["task"] = new
-    return _carry_out(Server(prepare(task), run, observer))
+    run = Run.open(path)
+    try:
+        recorded = parse_task(run.description["task"], run.directory)
+        task = task or recorded
+        old, new = recorded.public(), task.public()
+        for key in new:
+            if old[key] != new[key] and key != "num_rounds":
+                raise FedgazeError(
+                    f"{path} was started with {key}={old[key]}, not {new[key]}: "
+                    "only num_rounds may change"
+                )
+        if run.rounds_done >= task.num_rounds:
+            raise FedgazeError(f"{path} is complete: it has {run.rounds_done} rounds")
+        server = Server(prepare(task), run, observer)
+    except FedgazeError:
+        run.close()
+        raise
+    run.summary |= {"task": new, "status": "running"}
+    return _carry_out(server)
 
 
 def find_unfinished(base: Path, name: str | None = None) -> Path:
@@ -130,7 +134,10 @@ def _simulation(server: Server) -> None:
         server_app=app,
         client_app=client_app(task, server.run.path.resolve()),
         num_supernodes=task.num_clients,
-        backend_config={"client_resources": resources},
+        backend_config={
+            "client_resources": resources,
+            "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
+        },
     )
 
 

@@ -2,6 +2,7 @@
 
 import time
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 from flwr.app import ArrayRecord, Message, MetricRecord
@@ -27,6 +28,9 @@ __all__ = ["Observer", "Server"]
 
 class Observer(Protocol):
     """Who watches a run."""
+
+    def run_started(self, rounds: int, done: int) -> None:
+        """The run begins, with so many of its rounds whole already."""
 
     def round_started(self, number: int, clients: list[int]) -> None:
         """A round's messages go out to these clients."""
@@ -63,6 +67,7 @@ class Server:
     def main(self, grid: Grid) -> None:
         """Carry out the rounds that are left."""
         task, done = self.setup.task, self.run.rounds_done
+        self.observer.run_started(task.num_rounds, done)
         kind, arguments = resolve_strategy(task)
         strategy = observed(kind, self, done)(**arguments)
         if done:
@@ -145,13 +150,17 @@ class Server:
 
     def _entry(self, update: Update) -> dict[str, Any]:
         entry = update.entry
-        spec = self.setup.task.xai
         if update.files:
-            folder = self.run.path / spec.save_dir / f"round_{self.record['round']}"
-            keep_shared(folder / f"client_{update.client}", update.files)
+            folder = self._round_folder / f"client_{update.client}"
+            keep_shared(self.run.path / folder, update.files)
+            entry["explanation"]["folder"] = str(folder)
         if self._looks:
             entry["server_explanation"] = self._look_at(update.state, f"client_{update.client}")
         return entry
+
+    @property
+    def _round_folder(self) -> Path:
+        return self.setup.task.xai.save_dir / f"round_{self.record['round']}"
 
     @property
     def _looks(self) -> bool:
@@ -184,14 +193,15 @@ class Server:
             seen.measures["mark_mass"] = mass_on(
                 marked.explanation.heatmaps, mark_mask(self._probe.images)
             )
-        files = write_look(
-            self.run.path / spec.save_dir / f"round_{number}" / "server" / name,
+        folder = self._round_folder / "server" / name
+        write_look(
+            self.run.path / folder,
             looks,
             self.setup.dataset.classes,
             round=number,
             weights_sha256={"trained": fingerprint(state)},
         )
-        return nested(profile(seen)) | {"shared": sorted(files)}
+        return nested(profile(seen)) | {"shared": "overlays", "folder": str(folder)}
 
     def _received_maps(self, number: int) -> Explanation:
         """The maps of the weights that went out; made once a round."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fedgaze.config import Task, parse_task
-from fedgaze.data import Dataset, Images, load_dataset, load_folder, partition, probe_indices
-from fedgaze.errors import FedgazeError
+from fedgaze.data import Dataset, Images, load_dataset, partition, probe_indices, read_folder
+from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.strategies import resolve_strategy
 from fedgaze.models import build_model, choose_device, task_object
 from fedgaze.train import evaluate
@@ -67,9 +67,20 @@ class Setup:
         spec = self.task.xai
         images = self.dataset.test
         if spec.probe is not None:
-            folder = load_folder(spec.probe, size=images[torch.tensor([0])].shape[-1])
-            images = folder.keep(self.dataset.classes).everything()
+            images = self._read_probe(spec.probe)
         return images, probe_indices(images.labels, spec.samples_per_class, self.task.random_seed)
+
+    def _read_probe(self, folder: Path) -> Images:
+        _, channels, _, width = self.dataset.test[torch.tensor([0])].shape
+        images, names = read_folder(folder, width, channels)
+        for name in names:
+            if name not in self.dataset.classes:
+                raise FedgazeError(
+                    f"xai.probe={folder} has a class '{name}' that {self.dataset.name} has not"
+                    f"{nearest(name, self.dataset.classes)}"
+                )
+        numbers = torch.tensor([self.dataset.classes.index(name) for name in names])
+        return images.select(torch.arange(len(images.labels)), numbers[images.labels])
 
 
 def prepare(task: Task) -> Setup:
@@ -96,8 +107,9 @@ def prepare(task: Task) -> Setup:
     model = setup.new_model()
     if task.xai.enabled:
         resolve_layers(model, task.xai.layer)
-    if not setup.parts or not len(setup.dataset.test.labels):
+    if len(setup.dataset.test.labels) < 2:
         raise FedgazeError(f"dataset.name={task.dataset.name} has no held-out images to judge by")
+    _ = setup.parts, setup.server_probe
     _try(setup, model)
     return setup
 

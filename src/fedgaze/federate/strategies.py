@@ -145,7 +145,7 @@ def _set_clients_per_round(task: Task, arguments: dict[str, Any]) -> None:
 
 def strategy_memory(strategy: FedAvg) -> dict[str, Tensor]:
     """What a strategy remembers from round to round (momentum and such), as named tensors."""
-    memory = {}
+    memory: dict[str, Tensor] = {}
     for name, value in vars(strategy).items():
         match value:
             case dict() if value and all(

@@ -40,7 +40,8 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
     """
     a, b = (_ranks(maps.flatten(1)) for maps in (first, second))
     a, b = (ranks - ranks.mean(1, keepdim=True) for ranks in (a, b))
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    covariance: Tensor = (a * b).sum(1)
+    return covariance / (a.square().sum(1) * b.square().sum(1)).sqrt()
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -25,4 +25,5 @@ def entropy(heatmaps: Tensor) -> Tensor:
     """
     flat = heatmaps.flatten(1)
     shares = flat / flat.sum(1, keepdim=True)
-    return torch.special.entr(shares).sum(1) / math.log(flat.shape[1])
+    nats: Tensor = torch.special.entr(shares).sum(1)
+    return nats / math.log(flat.shape[1])

@@ -44,11 +44,7 @@ class Run:
         self.summary = summary
         directory = description["directory"]
         self.directory = Path(directory) if directory else None
-        self._lock = FileLock(path / ".lock", blocking=False)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise FedgazeError(f"{path} is being carried out by another process") from None
+        self._lock = _lock(path)
 
     @classmethod
     def create(
@@ -71,7 +67,7 @@ class Run:
             demo: Marks the record as the demo's.
         """
         if demo and _is_demo(path):
-            with FileLock(path / ".lock", blocking=False):
+            with _lock(path):
                 shutil.rmtree(path)
         path = _make_folder(path)
         description = {
@@ -158,6 +154,15 @@ def unfinished_runs(base: Path) -> list[Path]:
             found.append(path)
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     return [path.parent for path in found]
+
+
+def _lock(path: Path) -> FileLock:
+    lock = FileLock(path / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FedgazeError(f"{path} is being carried out by another process") from None
+    return lock
 
 
 def _empty(task: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def train(
             for weight, before in zip(model.parameters(), received, strict=False):
                 loss = loss + proximal_mu / 2 * (weight - before).square().sum()
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
     count = len(images.labels)
     return Score(hits.item() / count, losses.item() / count)

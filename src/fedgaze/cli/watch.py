@@ -1,0 +1,124 @@
+"""A run as the terminal shows it: live while it goes, a table when it is done."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+__all__ = ["Watch", "final_table"]
+
+_DOING = {"train": "trains and explains itself", "evaluate": "evaluates", "query.identity": "joins"}
+
+# What the table shows of a measure: its heading, and which end is the one to look at.
+_MEASURES = {
+    "object_mass": ("heat on\nobject", min),
+    "border_mass": ("heat on\nborder", max),
+    "mark_mass": ("heat on\nmark", max),
+    "object_drop": ("drop without\nobject", min),
+    "mark_drop": ("drop without\nmark", max),
+}
+
+
+class Watch:
+    """Shows a run's progress; it is the run's observer, and a context manager.
+
+    Args:
+        console: Where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[doing]}"),
+            console=console,
+            transient=True,
+        )
+        self._bar = self._progress.add_task("rounds", total=None, doing="checks the task")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def run_started(self, rounds: int, done: int) -> None:
+        """The run goes on after so many of its rounds."""
+        self._progress.update(self._bar, total=rounds, completed=done)
+
+    def round_started(self, number: int, clients: list[int]) -> None:
+        """A round's messages go out to these clients."""
+        names = ", ".join(map(str, clients))
+        self._progress.update(self._bar, doing=f"round {number}: clients {names}")
+
+    def client_started(self, client: int, kind: str) -> None:
+        """A client takes up a message."""
+        self._progress.update(self._bar, doing=f"client {client} {_DOING.get(kind, kind)}")
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        """A round is whole and written: its entry of the summary."""
+        score = record["global"]
+        local = "  ".join(
+            f"{entry['client']}: {_number(entry['validation']['accuracy'])}"
+            for entry in record["clients"]
+        )
+        self._console.print(
+            f"round {record['round']}  accuracy [bold]{score['accuracy']:.3f}[/]  "
+            f"loss {score['loss']:.3f}  [dim]clients {local}[/]",
+            soft_wrap=True,
+        )
+        for failure in record["failures"]:
+            self._console.print(
+                f"  [yellow]client {failure['client']} failed: {failure['reason']}", markup=True
+            )
+        self._progress.update(self._bar, completed=record["round"], doing="")
+
+
+def final_table(record: dict[str, Any], planted: list[int]) -> Table:
+    """The last round, a row a client; the outstanding value of each measure is bold.
+
+    Args:
+        record: The round's entry of the summary.
+        planted: The clients in whose data a mark was planted, which the table says.
+    """
+    rows = record["clients"]
+    looks = {
+        row["client"]: row.get("server_explanation") or row.get("explanation") or {} for row in rows
+    }
+    shown = [name for name in _MEASURES if any(name in look for look in looks.values())]
+    title = f"Round {record['round']}"
+    if any("server_explanation" in row for row in rows):
+        title += ": every client's model on the server's probe set"
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    table.add_column("client")
+    for heading in ("images", "accuracy", *(_MEASURES[name][0] for name in shown)):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        look = looks[row["client"]]
+        cells = [str(row["samples"]), _number(row["validation"]["accuracy"])]
+        for name in shown:
+            extreme = _MEASURES[name][1]
+            known = [each[name] for each in looks.values() if name in each]
+            outstanding = len(known) > 1 and look.get(name) == extreme(known)
+            value = _number(look.get(name))
+            cells.append(f"[bold yellow]{value}[/]" if outstanding else value)
+        note = " [yellow]planted[/]" if row["client"] in planted else ""
+        note += " [yellow]failed[/]" if "failed" in look else ""
+        table.add_row(f"{row['client']}{note}", *cells)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

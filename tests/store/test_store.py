@@ -1,0 +1,113 @@
+"""The record of a run survives what happens to processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedgaze.errors import FedgazeError
+from fedgaze.store import Run, atomic, load_tensors, unfinished_runs, write_json, write_text
+
+WEIGHTS = {"w": torch.arange(6.0).view(2, 3), "n": torch.tensor(3)}
+
+
+def new(path: Path, *, demo: bool = False) -> Run:
+    return Run.create(path, {"task_id": "t"}, ("a", "b"), demo=demo)
+
+
+def test_a_failing_writer_leaves_the_old_file_and_no_trash(tmp_path: Path) -> None:
+    file = tmp_path / "f.txt"
+    write_text(file, "old")
+    with pytest.raises(RuntimeError), atomic(file) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_json_refuses_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "x.json", {"loss": float("nan")})
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_files_are_readable_by_others(tmp_path: Path) -> None:
+    write_text(tmp_path / "f", "x")
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o644
+
+
+def test_damaged_tensors_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(FedgazeError, match="cannot be read"):
+        load_tensors(tmp_path / "w.safetensors")
+
+
+def test_a_round_is_committed_and_read_back(tmp_path: Path) -> None:
+    run = new(tmp_path / "r")
+    run.commit({"round": 1}, WEIGHTS, {"m": torch.ones(2)})
+    run.commit({"round": 2}, WEIGHTS, {"m": torch.zeros(2)})
+    run.close()
+    again = Run.open(tmp_path / "r")
+    assert again.rounds_done == 2
+    assert load_tensors(again.strategy_state(2))["m"].tolist() == [0, 0]
+    assert not again.strategy_state(1).exists()  # only the last one is of use
+    back = load_tensors(again.checkpoint(1))
+    assert all(torch.equal(back[name], WEIGHTS[name]) for name in WEIGHTS)
+    assert json.loads((again.path / "summary.json").read_text())["classes"] == ["a", "b"]
+
+
+def test_existing_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "mine.txt").write_text("mine")
+    assert [new(tmp_path / "r").path.name for _ in range(2)] == ["r-2", "r-3"]
+    assert new(tmp_path / "r", demo=True).path.name == "r-4"
+    assert (tmp_path / "r" / "mine.txt").read_text() == "mine"
+
+
+def test_the_demo_replaces_only_its_own(tmp_path: Path) -> None:
+    first = new(tmp_path / "d", demo=True)
+    (first.path / "old").touch()
+    first.close()
+    second = new(tmp_path / "d", demo=True)
+    assert second.path == first.path
+    assert not (second.path / "old").exists()
+
+
+def test_a_run_in_progress_cannot_be_taken(tmp_path: Path) -> None:
+    run = new(tmp_path / "r", demo=True)
+    code = (
+        "import sys; from pathlib import Path; from fedgaze.store import Run\n"
+        "Run.open(Path(sys.argv[1]))"
+    )
+    call = [sys.executable, "-c", code, str(run.path)]
+    taken = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert "being carried out by another process" in taken.stderr
+    with pytest.raises(FedgazeError, match="another process"):
+        new(tmp_path / "r", demo=True)
+    run.close()
+    assert subprocess.run(call, capture_output=True, check=False).returncode == 0
+
+
+def test_unfinished_runs_newest_first(tmp_path: Path) -> None:
+    for age, name in enumerate(["old", "young", "complete"]):
+        run = new(tmp_path / name)
+        if name == "complete":
+            run.finish()
+        run.close()
+        os.utime(run.path / "summary.json", (age, age))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "summary.json").write_text("{")
+    assert [path.name for path in unfinished_runs(tmp_path)] == ["young", "old"]
+
+
+def test_no_record_and_broken_record(tmp_path: Path) -> None:
+    with pytest.raises(FedgazeError, match="holds no record"):
+        Run.open(tmp_path)
+    for name in ("run.json", "summary.json"):
+        (tmp_path / name).write_text("{")
+    with pytest.raises(FedgazeError, match="cannot be read"):
+        Run.open(tmp_path)

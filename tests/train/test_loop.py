@@ -1,0 +1,87 @@
+"""The local training loop against steps taken by hand."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fedgaze.data import StackedImages
+from fedgaze.train import evaluate, train
+
+IMAGES = StackedImages(
+    torch.rand(33, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(33) % 3
+)
+
+
+def net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+
+def by_hand(model: nn.Module, steps: int, mu: float) -> nn.Module:
+    """Adam's update written out (Kingma and Ba 2015, Algorithm 1), on the whole set."""
+    start = [p.detach().clone() for p in model.parameters()]
+    first = [torch.zeros_like(p) for p in start]
+    second = [torch.zeros_like(p) for p in start]
+    for t in range(1, steps + 1):
+        loss = F.cross_entropy(model(IMAGES.pixels), IMAGES.labels)
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for i, (p, g) in enumerate(zip(model.parameters(), grads, strict=True)):
+                g = g + mu * (p - start[i])  # noqa: PLW2901 - the proximal term's gradient
+                first[i] = 0.9 * first[i] + 0.1 * g
+                second[i] = 0.999 * second[i] + 0.001 * g * g
+                p -= 0.01 * (first[i] / (1 - 0.9**t)) / ((second[i] / (1 - 0.999**t)).sqrt() + 1e-8)  # noqa: PLW2901
+    return model
+
+
+@pytest.mark.parametrize("mu", [0.0, 3.0])
+def test_steps_equal_those_by_hand(mu: float) -> None:
+    trained = net()
+    train(trained, IMAGES, epochs=4, batch_size=64, learning_rate=0.01, proximal_mu=mu)
+    expected = by_hand(net(), 4, mu)
+    for got, want in zip(trained.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_the_proximal_term_keeps_weights_near() -> None:
+    moved = []
+    for mu in (0.0, 10.0):
+        model, start = net(), net()
+        train(model, IMAGES, epochs=30, batch_size=8, learning_rate=0.01, proximal_mu=mu)
+        both = zip(model.parameters(), start.parameters(), strict=True)
+        moved.append(sum((a - b).square().sum().item() for a, b in both))
+    assert moved[1] < moved[0] / 4
+
+
+def test_same_seed_same_weights() -> None:
+    models = []
+    for _ in range(2):
+        models.append(net())
+        torch.manual_seed(5)
+        train(models[-1], IMAGES, epochs=2, batch_size=8, learning_rate=0.01)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_last_batch_of_one_trains_with_batchnorm() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3))
+    score = train(model, IMAGES, epochs=1, batch_size=8, learning_rate=0.01)  # 33 = 4 · 8 + 1
+    assert 0 <= score.accuracy <= 1
+
+
+def test_evaluate_by_hand_and_in_any_batches() -> None:
+    model = net()
+    logits = model(IMAGES.pixels)
+    for size in (1, 10, 256):
+        score = evaluate(model, IMAGES, batch_size=size)
+        hits = (logits.argmax(1) == IMAGES.labels).float().mean().item()
+        assert score.accuracy == pytest.approx(hits)
+        assert score.loss == pytest.approx(F.cross_entropy(logits, IMAGES.labels).item(), rel=1e-5)
+
+
+def test_evaluate_does_not_touch_batchnorm() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluate(model, IMAGES)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
