@@ -1,0 +1,279 @@
+"""Build the page: one file, nothing fetched, nothing executed but what its policy names by hash."""
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedgaze.report.charts import Chart, Series, learning_charts, look_charts
+from fedgaze.report.gallery import Gallery, make_gallery
+from fedgaze.report.record import Record, Source, mapping, number, read_record
+from fedgaze.report.strip import make_strip
+from fedgaze.report.verdict import findings, judge
+from fedgaze.report.words import MEASURES, Measure, join, shown
+from fedgaze.store import write_text
+
+__all__ = ["write_federated_report"]
+
+HOT_SLOTS, SLOTS = 2, 8
+"""Colours of the palette; the first ones are warm and kept for clients worth a look."""
+
+SECRET = {"key", "token", "password", "secret"}
+
+
+def write_federated_report(run: Path) -> Path:
+    """Write ``report.html`` beside a run's ``summary.json``.
+
+    Whatever the record lacks (explanations, pictures, clients in some rounds) is left out of the
+    page or named there as missing.
+
+    Args:
+        run: The run's folder.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        FedgazeError: There is no readable ``summary.json``.
+    """
+    page = run / "report.html"
+    write_text(page, _render(read_record(run)))
+    return page
+
+
+def _render(record: Record) -> str:
+    found, verdict = findings(record), judge(record)
+    emphasised = [
+        each for each in record.clients if each in verdict.suspects or each in record.planted
+    ]
+    slots = _slots(record.clients, emphasised)
+    gallery = make_gallery(record, slots, emphasised)
+    learning, looks = learning_charts(record), look_charts(record)
+    style = _read("vendor/uplot/uPlot.min.css") + _read("page/report.css")
+    scripts = [
+        _read(each)
+        for each in ("vendor/uplot/uPlot.iife.min.js", "page/charts.js", "page/gallery.js")
+    ]
+    environment = Environment(
+        loader=PackageLoader("fedgaze.report", "page"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.globals.update(shown=shown, join=join, MEASURES=MEASURES)
+    sources: tuple[Source, ...] = ("server", "own")
+    return environment.get_template("report.html.j2").render(
+        record=record,
+        verdict=verdict,
+        suspects=verdict.suspects,
+        emphasised=emphasised,
+        slots=slots,
+        facts=_facts(record),
+        strip=make_strip(record, found, emphasised),
+        learning=learning,
+        looks=looks,
+        sources=[each for each in sources if any(each in chart.series for chart in looks)],
+        gallery=gallery,
+        final=_final_table(record),
+        troubles=_troubles(record),
+        settings=list(_settings(record.task)),
+        chart_data=_chart_data([*learning, *looks], slots, emphasised),
+        gallery_data=_gallery_data(gallery),
+        policy=_policy(style, scripts),
+        style=Markup(style),  # noqa: S704 - our own files, hashed in the policy
+        scripts=[Markup(each) for each in scripts],  # noqa: S704
+    )
+
+
+def _read(name: str) -> str:
+    return files("fedgaze.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, scripts: list[str]) -> str:
+    """A content security policy under which this page can run itself and reach nothing."""
+    hashes = [_hash(each) for each in (style, *scripts)]
+    return (
+        f"default-src 'none'; img-src data:; style-src {hashes[0]}; "
+        f"script-src {' '.join(hashes[1:])}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _slots(clients: list[Any], emphasised: list[Any]) -> dict[Any, int]:
+    """A colour a client, the same everywhere on the page."""
+    hot = iter(range(HOT_SLOTS))
+    slots = {client: next(hot, HOT_SLOTS) for client in emphasised}
+    cool = [each for each in clients if each not in slots]
+    for i, client in enumerate(cool):
+        slots[client] = HOT_SLOTS + i % (SLOTS - HOT_SLOTS)
+    return slots
+
+
+def _facts(record: Record) -> list[tuple[str, str, str]]:
+    """A few numbers in large type: ``(what, value, beside it)``."""
+    if not record.rounds:
+        return []
+    last = record.rounds[-1]
+    planned = record.task.get("num_rounds")
+    before = number(record.merged(0).get("accuracy"))
+    accuracy = number(record.merged(last).get("accuracy"))
+    seconds = [number(record.round(each).get("seconds")) for each in record.rounds]
+    facts = [
+        (
+            "Merged model’s accuracy",
+            shown(accuracy),
+            "" if before is None else f"{shown(before)} before the first round",
+        ),
+        (
+            "Rounds",
+            str(len(record.rounds)),
+            "" if record.summary.get("status") == "complete" else f"of {planned}, not finished",
+        ),
+        ("Clients", str(len(record.clients)), ""),
+    ]
+    if all(each is not None for each in seconds):
+        total = sum(each or 0 for each in seconds)
+        text = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min"
+        facts.append(("Time", text, "training and looking"))
+    return facts
+
+
+@dataclass(frozen=True)
+class FinalRow:
+    """A client in the table of the final round."""
+
+    client: Any
+    samples: str
+    train: str
+    validation: str
+    loss: str
+    looks: list[str]
+    remark: str
+
+
+@dataclass(frozen=True)
+class FinalTable:
+    """The table of the final round.
+
+    Attributes:
+        round: Which.
+        source: Whose images the measures come from.
+        measures: Its columns.
+        rows: A client each.
+    """
+
+    round: int
+    source: Source
+    measures: list[Measure]
+    rows: list[FinalRow]
+
+
+def _final_table(record: Record) -> FinalTable | None:
+    if not record.rounds:
+        return None
+    last = record.rounds[-1]
+    taken: dict[Source, list[Measure]] = {
+        source: [
+            each for each in MEASURES.values() if record.measures_of_round(last, source, each.name)
+        ]
+        for source in ("server", "own")
+    }
+    source: Source = "server" if taken["server"] else "own"
+    rows = []
+    for client in record.clients:
+        entry = record.entry(last, client)
+        train, validation = mapping(entry.get("train")), mapping(entry.get("validation"))
+        remark = "" if entry else "took no part"
+        if failure := record.failure(last, client) or record.explanation(last, client, source).get(
+            "failed"
+        ):
+            remark = f"failed: {failure}"
+        samples = number(entry.get("samples"))
+        rows.append(
+            FinalRow(
+                client,
+                "–" if samples is None else f"{samples:.0f}",
+                shown(number(train.get("accuracy"))),
+                shown(number(validation.get("accuracy"))),
+                shown(number(validation.get("loss")), "plain"),
+                [
+                    shown(record.measure(last, client, source, each.name), each.unit, bare=True)
+                    for each in taken[source]
+                ],
+                remark,
+            )
+        )
+    return FinalTable(last, source, taken[source], rows)
+
+
+def _troubles(record: Record) -> list[tuple[int, str]]:
+    """What went wrong, by round."""
+    troubles = []
+    for round_ in record.rounds:
+        entry = record.round(round_)
+        for each in map(mapping, entry.get("failures") or []):
+            troubles.append((round_, f"Client {each.get('client')} failed: {each.get('reason')}"))
+        for client in record.clients:
+            sources: dict[Source, str] = {"own": "", "server": " by the server"}
+            for source, whose in sources.items():
+                failed = record.explanation(round_, client, source).get("failed")
+                if failed:
+                    what = f"The explanation of client {client}{whose} failed: {failed}"
+                    troubles.append((round_, what))
+        if entry.get("not_merged"):
+            troubles.append((round_, f"Nothing was merged: {entry['not_merged']}"))
+    return troubles
+
+
+def _settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """The task as dotted names and values; a key that may hold a secret is left out."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if str(key).lower() not in SECRET:
+                yield from _settings(each, f"{name}.{key}" if name else str(key))
+    elif value is not None:
+        yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _chart_data(
+    charts: list[Chart], slots: dict[Any, int], emphasised: list[Any]
+) -> dict[str, Any]:
+    def line(series: Series) -> dict[str, Any]:
+        merged = series.who is None
+        return {
+            "label": "Merged model" if merged else f"Client {series.who}",
+            "slot": "merged" if merged else slots[series.who],
+            "strong": merged or series.who in emphasised,
+            "values": series.values,
+        }
+
+    return {
+        chart.name: {
+            "unit": chart.unit,
+            "rounds": chart.rounds,
+            "series": {
+                source: [line(each) for each in series] for source, series in chart.series.items()
+            },
+        }
+        for chart in charts
+    }
+
+
+def _gallery_data(gallery: Gallery) -> dict[str, Any]:
+    return {
+        "rounds": gallery.rounds,
+        "notes": {view.name: view.note for view in gallery.views},
+        "table": gallery.table,
+        "pictures": gallery.pictures,
+    }

@@ -1,0 +1,174 @@
+"""What the measurements of a run say in one sentence, and what they do not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedgaze.report.record import Record, Source
+from fedgaze.report.words import MEASURES, Measure, join, shown
+
+__all__ = ["Finding", "Verdict", "apart", "findings", "judge"]
+
+LEAST_GAP = 0.05
+"""Differences below this are not spoken of, however alike the others are."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The client at the suspicious end of a measure, and whether it stands apart there.
+
+    Attributes:
+        measure: Which.
+        source: On whose images.
+        round: When.
+        client: Who lies at the end.
+        values: Of every client measured.
+        stands_apart: Whether :func:`apart` holds.
+    """
+
+    measure: Measure
+    source: Source
+    round: int
+    client: Any
+    values: dict[Any, float]
+    stands_apart: bool
+
+    @property
+    def value(self) -> float:
+        """The client's own."""
+        return self.values[self.client]
+
+    @property
+    def others(self) -> str:
+        """The others' values, as a range."""
+        rest = sorted(value for client, value in self.values.items() if client != self.client)
+        unit = self.measure.unit
+        low, high = (shown(value, unit, bare=True).removesuffix(" %") for value in
+                     (rest[0], rest[-1]))
+        end = " %" if unit == "share" else ""
+        return f"{low}{end}" if low == high else f"{low} to {high}{end}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The page's first words.
+
+    Attributes:
+        headline: One sentence.
+        details: What it rests on, a sentence each.
+        suspects: The clients that stand apart.
+        against_plan: How that compares with what the task planted; None where it planted nothing.
+    """
+
+    headline: str
+    details: list[str]
+    suspects: list[Any]
+    against_plan: str | None
+
+
+def apart(values: dict[Any, float], client: Any) -> bool:
+    """Whether a client lies further from the nearest other than the others lie from each other.
+
+    Needs three clients, and a gap of at least ``LEAST_GAP``.
+
+    >>> apart({0: 0.02, 1: 0.01, 2: 0.32}, 2), apart({0: 0.50, 1: 0.60, 2: 0.45}, 2)
+    (True, False)
+    """
+    rest = [value for other, value in values.items() if other != client]
+    if len(rest) < 2:
+        return False
+    gap = min(abs(values[client] - value) for value in rest)
+    return gap >= LEAST_GAP and gap > max(rest) - min(rest)
+
+
+def findings(record: Record) -> list[Finding]:
+    """Who lies at the suspicious end of each measure, in the last round that has it.
+
+    The server's common images are preferred: what differs there, differs between the models and
+    not between the clients' images.
+    """
+    found = []
+    for measure in MEASURES.values():
+        place = _last_measured(record, measure.name)
+        if measure.suspect is None or place is None:
+            continue
+        round_, source = place
+        values = record.measures_of_round(round_, source, measure.name)
+        client = (max if measure.suspect == "high" else min)(values, key=values.__getitem__)
+        found.append(
+            Finding(measure, source, round_, client, values, apart(values, client))
+        )
+    return found
+
+
+def _last_measured(record: Record, name: str) -> tuple[int, Source] | None:
+    """Where a measure was last taken of two clients or more."""
+    sources: tuple[Source, ...] = ("server", "own")
+    for source in sources:
+        for round_ in reversed(record.rounds):
+            if len(record.measures_of_round(round_, source, name)) >= 2:
+                return round_, source
+    return None
+
+
+def judge(record: Record) -> Verdict:
+    """Put the findings into words that claim no more than was measured."""
+    found = findings(record)
+    telling = [each for each in found if each.stands_apart]
+    suspects = list(dict.fromkeys(each.client for each in telling))
+    return Verdict(
+        headline=_headline(record, found, telling),
+        details=[_sentence(each, record) for each in (telling or found[:2])],
+        suspects=suspects,
+        against_plan=_against_plan(record, suspects, found),
+    )
+
+
+def _headline(record: Record, found: list[Finding], telling: list[Finding]) -> str:
+    if not record.rounds:
+        return "No round is finished yet."
+    if not found:
+        return "Where the clients’ models look was not compared in this run."
+    if not telling:
+        return "No client’s model stands apart from the others."
+    first = telling[0]
+    names = {each.measure.name for each in telling if each.client == first.client}
+    who = f"Client {first.client}’s model"
+    if "mark_mass" in names:
+        return f"{who} looks at the lower right corner."
+    return {
+        "mark_drop": f"{who} hangs on a mark in the corner.",
+        "object_mass": f"{who} looks past the object.",
+        "object_drop": f"{who} needs the object less than the others do.",
+        "border_mass": f"{who} looks at the image’s border.",
+    }[first.measure.name]
+
+
+def _sentence(finding: Finding, record: Record) -> str:
+    who, unit = f"client {finding.client}", finding.measure.unit
+    value = shown(finding.value, unit)
+    body = {
+        "mark_drop": f"Without the mark, the right class loses {value} of probability for {who}",
+        "mark_mass": f"With a mark in the corner, {value} of {who}’s heat lies on it",
+        "object_mass": f"{value} of {who}’s heat lies on the object",
+        "object_drop": f"Without the object, the right class loses {value} for {who}",
+        "border_mass": f"{value} of {who}’s heat lies along the border",
+    }[finding.measure.name]
+    when = "" if finding.round == record.rounds[-1] else f" in round {finding.round}"
+    where = "" if finding.source == "server" else ", each measured on images of its own"
+    weak = "" if finding.stands_apart else ": not far enough from the rest to be called different"
+    return f"{body}{when} (the others: {finding.others}{where}){weak}."
+
+
+def _against_plan(record: Record, suspects: list[Any], found: list[Finding]) -> str | None:
+    if not record.planted:
+        return None
+    who = join([f"client {each}" for each in record.planted])
+    plan = f"The task planted a mark in the data of {who}, on purpose"
+    if not found:
+        return f"{plan}; nothing was measured that could show it."
+    if set(suspects) == set(record.planted):
+        return f"{plan}: the measurements single out the right one."
+    if not suspects:
+        return f"{plan}; the measurements of the last round do not single it out."
+    others = join([f"client {each}" for each in suspects])
+    return f"{plan}; what stands apart in the measurements is {others}."

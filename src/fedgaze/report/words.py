@@ -1,0 +1,119 @@
+"""The measures in plain words, and numbers as a person reads them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["MEASURES", "Measure", "join", "shown"]
+
+Unit = Literal["share", "points", "plain"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a measure is shown.
+
+    Attributes:
+        name: Its key in the record.
+        title: What it is called on the page.
+        meaning: One sentence for somebody who never met it.
+        unit: ``share`` of a whole, ``points`` of probability, or a ``plain`` number.
+        suspect: Which end tells of a model that looks at the wrong place; None where neither does.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    unit: Unit = "share"
+    suspect: Literal["high", "low"] | None = None
+
+
+MEASURES = {
+    each.name: each
+    for each in (
+        Measure(
+            "mark_drop",
+            "Hangs on the mark",
+            "How many points of probability the right class loses when the mark is taken away.",
+            "points",
+            "high",
+        ),
+        Measure(
+            "mark_mass",
+            "Heat on the mark",
+            "The share of the heat that lies on the mark, on images with it stamped in.",
+            "share",
+            "high",
+        ),
+        Measure(
+            "object_mass",
+            "Heat on the object",
+            "The share of the heat that lies on the object itself; for digits, on the strokes.",
+            "share",
+            "low",
+        ),
+        Measure(
+            "object_drop",
+            "Hangs on the object",
+            "How many points of probability the right class loses when the object is taken away.",
+            "points",
+            "low",
+        ),
+        Measure(
+            "border_mass",
+            "Heat along the border",
+            "The share of the heat in a narrow frame along the image's edge.",
+            "share",
+            "high",
+        ),
+        Measure(
+            "region_drop",
+            "Hangs on the hottest tenth",
+            "How many points the right class loses when the hottest tenth of the image is removed: "
+            "a check that the heat means something.",
+            "points",
+        ),
+        Measure(
+            "agreement",
+            "Agreement with before",
+            "How far a client's maps before and after its own training overlap.",
+        ),
+        Measure(
+            "entropy",
+            "Spread of the heat",
+            "0 is a single hot spot, 1 is heat spread evenly over the image.",
+            "plain",
+        ),
+    )
+}
+"""Every measure that has words, the most telling first."""
+
+
+def shown(value: float | None, unit: Unit = "share", *, bare: bool = False) -> str:
+    """A number as the page writes it.
+
+    Args:
+        value: In [0, 1] for shares and points; None is a dash.
+        unit: See :class:`Measure`.
+        bare: Leave out the word for points, where the surroundings say it.
+
+    >>> shown(0.3244, "points"), shown(0.9916), shown(0.81, "plain"), shown(None)
+    ('32.4 points', '99.2 %', '0.810', '–')
+    """
+    if value is None:
+        return "–"
+    if unit == "plain":
+        return f"{value:.3f}"
+    number = f"{100 * value:.1f}"
+    if unit == "points":
+        return number if bare else f"{number} points"
+    return f"{number} %"
+
+
+def join(words: list[str]) -> str:
+    """Words as a sentence lists them.
+
+    >>> join(["1"]), join(["1", "2"]), join(["1", "2", "3"])
+    ('1', '1 and 2', '1, 2 and 3')
+    """
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
