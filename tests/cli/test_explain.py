@@ -7,6 +7,7 @@ Its Grad-CAM for class 0 is the brightness itself; for class 1, which speaks aga
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,24 +81,42 @@ def test_heatmap_and_overlay_lie_on_what_the_model_saw(place: Path) -> None:
     seen = np.zeros((20, 20))
     seen[4:8, 0:10] = 1
     np.testing.assert_allclose(np.load("explanations/a.heatmap.npy"), seen, atol=1e-6)
+    # Without colour, the overlay is what the model saw, enlarged to be seen: 12 × 20 ≥ 224.
     overlay = np.asarray(Image.open("explanations/a.overlay.png"))
-    np.testing.assert_array_equal(overlay, np.repeat(seen[..., None] * 255, 3, axis=2))
-    # With colour, it is the square that differs from the rest.
+    enlarged = np.kron(seen, np.ones((12, 12)))
+    np.testing.assert_array_equal(overlay, np.repeat(enlarged[..., None] * 255, 3, axis=2))
+    # With colour alone, the square is no longer white, and what is cold stays the picture.
     explain("a.png", "--preprocess", "how.json", "--alpha", "1")
     coloured = np.asarray(Image.open("explanations/a-2.overlay.png")).astype(int)
-    inside, outside = coloured[seen == 1], coloured[seen == 0]
-    assert len(np.unique(inside, axis=0)) == len(np.unique(outside, axis=0)) == 1
-    assert abs(inside[0] - outside[0]).max() > 100
+    assert np.ptp(coloured[72, 60]) > 100
+    assert not coloured[150:].any()
+
+
+def test_overlay_keeps_the_pictures_own_resolution(place: Path) -> None:
+    """800 × 1600, of which the model sees the middle 800 × 800, reduced to 20 × 20."""
+    square(place / "a.png", (800, 1600), (0, 400, 200, 800))
+    (place / "how.yaml").write_text("size: 20\ninterpolation: box\n")
+    assert explain("a.png", "--preprocess", "how.yaml", "--alpha", "0").exit_code == 0
+    seen = np.zeros((20, 20))
+    seen[:10, :5] = 1
+    np.testing.assert_allclose(np.load("explanations/a.heatmap.npy"), seen, atol=1e-6)
+    overlay = np.asarray(Image.open("explanations/a.overlay.png"))[..., 0]
+    np.testing.assert_array_equal(overlay, np.kron(seen, np.full((40, 40), 255)))
+    square(place / "b.png", (4000, 2000), (0, 0, 2000, 2000))
+    assert explain("b.png", "--layer", "conv").exit_code == 0
+    assert Image.open("explanations/b.overlay.png").size == (1024, 512)
 
 
 def test_a_photograph_on_its_side_is_explained_upright(place: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the sensor's top is the right of what is seen
     square(place / "a.png", (20, 10), (0, 0, 5, 5), exif=exif)
-    assert explain("a.png").exit_code == 0
+    assert explain("a.png", "--alpha", "0").exit_code == 0
     seen = np.zeros((20, 10))
     seen[0:5, 5:10] = 1
     np.testing.assert_allclose(np.load("explanations/a.heatmap.npy"), seen, atol=1e-6)
+    overlay = np.asarray(Image.open("explanations/a.overlay.png"))[..., 0]
+    np.testing.assert_array_equal(overlay, np.kron(seen, np.full((12, 12), 255)))
 
 
 def test_the_record_says_what_was_predicted_and_explained(place: Path) -> None:
@@ -275,9 +294,12 @@ def test_real_weights_on_real_photographs(
     path = real_data / f"photos/imagenet/{photograph}.JPEG"
     fedgaze = Path(sys.executable).with_name("fedgaze")
     command = [fedgaze, "explain", path, "--model", model, "--method", "gradcam++"]
+    if model.startswith("timm:vit"):
+        command += ["--layer", "patch_embed.proj"]  # the one feature map that a ViT has
     done = subprocess.run(
         [*command, "--checkpoint", real_data / f"weights/{weights}.safetensors"],
         capture_output=True, text=True, check=False,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     [line] = lines()
@@ -289,7 +311,11 @@ def test_real_weights_on_real_photographs(
     heatmap = np.load(place / "explanations" / line["heatmap"])
     assert heatmap.shape == (224, 224)
     assert heatmap.max() == pytest.approx(1, abs=1e-5)
-    assert Image.open(place / "explanations" / line["overlay"]).size == (224, 224)
+    # At the photograph's own resolution, or the model's where that is finer.
+    preprocess = {"squeezenet1_1": 256, "mobilenet_v2": 232}.get(model, 248)
+    side = max(min(Image.open(path).size) * 224 / preprocess, 224)
+    shown = Image.open(place / "explanations" / line["overlay"]).size
+    assert shown == pytest.approx((side, side), abs=1)
 
 
 def test_a_class_that_is_not_predicted_is_found_elsewhere(real_data: Path, place: Path) -> None:

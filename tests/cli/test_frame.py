@@ -14,11 +14,20 @@ from fedgaze import __version__
 from fedgaze.cli.app import app
 
 FEDGAZE = Path(sys.executable).with_name("fedgaze")
+# As most people have it: libraries are compiled once and not for each process.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
-def fedgaze(*words: object, **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [FEDGAZE, *map(str, words)], capture_output=True, text=True, check=False, **more
+def fedgaze(
+    *words: object, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [FEDGAZE, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=ENVIRONMENT | environment,
     )
 
 
@@ -117,7 +126,9 @@ def test_ctrl_c_of_a_running_process(tmp_path: Path) -> None:
 
     torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
     words = ["explain", "a.png", "--model-code", "models.py:Net", "--checkpoint", "a.pt"]
-    process = subprocess.Popen([FEDGAZE, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [FEDGAZE, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists() and process.poll() is None:
         assert time.monotonic() < deadline
@@ -131,13 +142,9 @@ def test_ctrl_c_of_a_running_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shell_completion(shell: str) -> None:
-    done = fedgaze(
-        "--show-completion",
-        shell,
-        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
-    )
+    done = fedgaze("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert done.returncode == 0
     assert "fedgaze" in done.stdout
-    words = {"COMP_WORDS": "fedgaze ex", "COMP_CWORD": "1", "_FEDGAZE_COMPLETE": "complete_bash"}
-    done = fedgaze(env={**os.environ, **words})
+    words = {"COMP_WORDS": "fedgaze ex", "COMP_CWORD": "1"}
+    done = fedgaze(**words, _FEDGAZE_COMPLETE="complete_bash")
     assert done.stdout.split() == ["explain"]

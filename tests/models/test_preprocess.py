@@ -28,7 +28,7 @@ def test_torchvision(picture: Image.Image, name: str) -> None:
     torch.testing.assert_close(ours.tensor(ours.view(picture)), theirs, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "vit_base_patch16_clip_224"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "mobilenetv3_small_050"])
 def test_timm(picture: Image.Image, name: str) -> None:
     import timm
 
@@ -92,6 +92,39 @@ def test_the_view_is_the_middle_of_the_picture() -> None:
     assert np.asarray(whole).min() == 255
     wide = Preprocess(resize=10, interpolation="box").view(Image.fromarray(pixels))
     assert np.asarray(wide)[0, :, 0].tolist() == [0] * 5 + [255] * 10 + [0] * 5
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Preprocess(resize=64, crop=(56, 56)),
+        Preprocess(resize=(64, 80), crop=(56, 48)),
+        Preprocess(crop=(201, 101)),
+        Preprocess(resize=(48, 64)),
+        Preprocess(),
+    ],
+)
+@pytest.mark.parametrize("size", [(530, 370), (370, 530), (301, 301)])
+def test_the_frame_shows_what_the_view_shows(
+    how: Preprocess, size: tuple[int, int], picture: Image.Image
+) -> None:
+    """At its own resolution; reduced, it is the view."""
+    smooth = picture.resize((8, 8), Image.Resampling.BOX).resize(size, Image.Resampling.BICUBIC)
+    view = how.view(smooth)
+    reduced = how.frame(smooth).resize(view.size, Image.Resampling.BILINEAR)
+    difference = np.abs(np.asarray(view, dtype=float) - np.asarray(reduced, dtype=float))
+    assert difference.mean() < 1.5
+
+
+@pytest.mark.parametrize("crop", [(48, 48), (41, 52), (20, 41)])
+def test_a_crop_over_the_edge_adds_a_border(crop: tuple[int, int]) -> None:
+    from torchvision.transforms.functional import center_crop
+
+    white = Image.new("RGB", (62, 64), "white")
+    how = Preprocess(resize=31, crop=crop, interpolation="nearest")
+    view = np.asarray(how.view(white))
+    np.testing.assert_array_equal(view, np.asarray(center_crop(white.resize((31, 32)), list(crop))))
+    np.testing.assert_array_equal(np.asarray(how.frame(white)), np.kron(view, np.ones((2, 2, 1))))
 
 
 def test_numbers_worked_by_hand() -> None:

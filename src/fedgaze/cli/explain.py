@@ -103,18 +103,19 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
         float, _option(_SHOWN, "How strongly the heatmap covers the picture.", min=0.0, max=1.0)
     ] = 0.5,
     colormap: Annotated[
-        str, _option(_SHOWN, "How the heatmap is coloured.", metavar="NAME")
-    ] = "turbo",
+        str | None, _option(_SHOWN, "A colour map of Matplotlib.", metavar="NAME")
+    ] = None,
     batch_size: Annotated[
         int, _option(_SHOWN, "How many pictures are explained at once.", min=1)
     ] = 16,
 ) -> None:
     """Show where an image classifier looks.
 
-    For each picture an overlay (`NAME.overlay.png`) and the heatmap at the size that the model saw
-    (`NAME.heatmap.npy`, values in [0, 1]) are written, and for all of them `explanations.jsonl`: a
-    JSON line a picture with its file, the predicted and the explained class with their
-    probabilities, the method and the layers. A name that is taken gets `-2`, `-3` …
+    For each picture an overlay (`NAME.overlay.png`: the part that the model saw, in the picture's
+    own resolution up to 1024 pixels) and the heatmap (`NAME.heatmap.npy`: in the model's, values in
+    [0, 1]) are written, and for all of them `explanations.jsonl`: a JSON line a picture with its
+    file, the predicted and the explained class with their probabilities, the method and the layers.
+    A name that is taken gets `-2`, `-3` …
 
     A picture that cannot be read is reported, and the others go on; the exit code is then 1.
 
@@ -145,7 +146,9 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
         TimeRemainingColumn(),
     )
     try:
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        ) as progress:
             bar = progress.add_task("", total=len(files))
             for result in explain_files(classifier, files, folder, how):
                 records.append(result.record)

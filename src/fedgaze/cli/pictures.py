@@ -5,17 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms.functional import pil_to_tensor
 
 from fedgaze.cli.outputs import OutputFolder
 from fedgaze.data.images import read_image
 from fedgaze.errors import FedgazeError
 from fedgaze.models import Classifier, find_class
-from fedgaze.xai import Explanation, explain
+from fedgaze.xai import Explanation, explain, overlay
 
 __all__ = ["How", "Result", "explain_files"]
+
+# Overlays are for people: a digit of 24 pixels is enlarged, a camera's whole resolution reduced.
+_SHOWN_AT_LEAST, _SHOWN_AT_MOST = 224, 1024
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class How:
         layers: Layers' names; empty for the automatic choice.
         target: A class by name or index; None for the predicted one.
         alpha: How much of the heatmap the overlay shows, in [0, 1].
-        colormap: A colour map's name.
+        colormap: A colour map's name; None for the usual one.
         batch_size: How many pictures are explained at once.
     """
 
@@ -35,8 +38,17 @@ class How:
     layers: Sequence[str]
     target: str | None
     alpha: float
-    colormap: str
+    colormap: str | None
     batch_size: int
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A file's picture: as the model sees it, and as a person is shown the same part of it."""
+
+    file: Path
+    view: Image.Image
+    shown: Image.Image
 
 
 @dataclass(frozen=True)
@@ -73,26 +85,27 @@ def explain_files(
             cannot be written.
     """
     target = None if how.target is None else find_class(how.target, classifier.classes)
-    waiting: list[tuple[Path, Image.Image]] = []
+    waiting: list[_Picture] = []
     for file in files:
         try:
-            view = classifier.preprocess.view(read_image(file))
+            picture = read_image(file)
         except FedgazeError as error:
             yield from _explain_batch(classifier, waiting, output, how, target)
             waiting = []
             yield _failed(file, str(error))
             continue
         # Pictures that keep their own size can only share a batch with those of the same size.
-        if waiting and (len(waiting) == how.batch_size or view.size != waiting[0][1].size):
+        view = classifier.preprocess.view(picture)
+        if waiting and (len(waiting) == how.batch_size or view.size != waiting[0].view.size):
             yield from _explain_batch(classifier, waiting, output, how, target)
             waiting = []
-        waiting.append((file, view))
+        waiting.append(_Picture(file, view, _shown(classifier.preprocess.frame(picture), view)))
     yield from _explain_batch(classifier, waiting, output, how, target)
 
 
 def _explain_batch(
     classifier: Classifier,
-    batch: Sequence[tuple[Path, Image.Image]],
+    batch: Sequence[_Picture],
     output: OutputFolder,
     how: How,
     target: int | None,
@@ -100,7 +113,7 @@ def _explain_batch(
     if not batch:
         return
     device = next(classifier.model.parameters(), torch.empty(0)).device
-    inputs = torch.stack([classifier.preprocess.tensor(view) for _, view in batch])
+    inputs = torch.stack([classifier.preprocess.tensor(each.view) for each in batch])
     try:
         explanation = explain(
             classifier.model,
@@ -115,21 +128,24 @@ def _explain_batch(
     except RuntimeError as error:
         channels, height, width = inputs.shape[1:]
         why = str(error).strip().partition("\n")[0]
-        for file, _ in batch:
+        for each in batch:
             yield _failed(
-                file, f"the model could not run on {channels} × {height} × {width} numbers: {why}"
+                each.file,
+                f"{each.file}: the model could not run on {channels} × {height} × {width} numbers: "
+                f"{why}",
             )
         return
-    views = torch.stack([pil_to_tensor(view.convert("RGB")) for _, view in batch])
-    overlays = explanation.overlay(views, alpha=how.alpha, colormap=how.colormap)
-    for index, (file, _) in enumerate(batch):
-        heatmap = explanation.heatmaps[index].float().cpu().numpy()
-        paths = output.write_maps(file.stem, overlays[index], heatmap)
-        record = {"file": str(file), **_record(classifier, explanation, index)}
-        yield Result(file, record | {"overlay": paths[0].name, "heatmap": paths[1].name})
+    colours = {} if how.colormap is None else {"colormap": how.colormap}
+    for index, (each, heatmap) in enumerate(zip(batch, explanation.heatmaps.cpu(), strict=True)):
+        picture = torch.from_numpy(np.array(each.shown.convert("RGB"))).permute(2, 0, 1)
+        shown = overlay(picture, heatmap, alpha=how.alpha, **colours)
+        paths = output.write_maps(each.file.stem, shown[0].numpy(), heatmap.float().numpy())
+        record = {"file": str(each.file), **_record(classifier, explanation, index)}
+        yield Result(each.file, record | {"overlay": paths[0].name, "heatmap": paths[1].name})
 
 
 def _record(classifier: Classifier, explanation: Explanation, index: int) -> dict[str, Any]:
+    explained = explanation.predicted if explanation.targets is None else explanation.targets
     probabilities = explanation.logits[index].float().softmax(dim=0)
 
     def named(wanted: int) -> dict[str, Any]:
@@ -141,12 +157,24 @@ def _record(classifier: Classifier, explanation: Explanation, index: int) -> dic
 
     return {
         "predicted": named(int(explanation.predicted[index])),
-        "explained": named(int(explanation.targets[index])),
+        "explained": named(int(explained[index])),
         "model": classifier.name,
         "method": explanation.method,
         "layers": list(explanation.layers),
         "flags": list(explanation.flags[index]),
     }
+
+
+def _shown(frame: Image.Image, view: Image.Image) -> Image.Image:
+    """Choose what a person is shown: the finer of the two, enlarged or reduced to be looked at."""
+    finer = frame if frame.width > view.width else view
+    enlarged = -(-_SHOWN_AT_LEAST // max(finer.size))
+    if enlarged > 1:
+        size = finer.width * enlarged, finer.height * enlarged
+        return finer.resize(size, Image.Resampling.NEAREST)
+    shown = finer.copy()
+    shown.thumbnail((_SHOWN_AT_MOST, _SHOWN_AT_MOST), Image.Resampling.LANCZOS)
+    return shown
 
 
 def _failed(file: Path, error: str) -> Result:

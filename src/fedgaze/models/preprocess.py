@@ -9,22 +9,27 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
 
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.models.resolve import library
 
 __all__ = ["IMAGENET", "Preprocess", "input_channels", "read_preprocess", "weights_preprocess"]
 
-_INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)
-_PIL_RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+_INTERPOLATIONS = (
+    "nearest",
+    "lanczos",
+    "bilinear",
+    "bicubic",
+    "box",
+    "hamming",
+)  # as Pillow counts
 _FILE_KEYS = ("size", "resize", "mean", "std", "interpolation", "channels")
 
 
@@ -50,20 +55,50 @@ class Preprocess:
 
     def view(self, picture: Image.Image) -> Image.Image:
         """Resize and crop a picture: what is returned is what the model sees."""
-        seen = picture.convert("L" if self.channels == 1 else "RGB")
-        if self.resize is not None:
-            size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
-            mode = InterpolationMode(self.interpolation)
-            seen = cast("Image.Image", F.resize(cast("Tensor", seen), size, mode))
-        if self.crop is not None:
-            seen = cast("Image.Image", F.center_crop(cast("Tensor", seen), list(self.crop)))
-        return seen
+        seen = self._coloured(picture)
+        scaled = self._scaled(seen.size)
+        if scaled != seen.size:
+            seen = seen.resize(scaled, Image.Resampling[self.interpolation.upper()])
+        return seen if self.crop is None else seen.crop(self._box(scaled, self.crop))
+
+    def frame(self, picture: Image.Image) -> Image.Image:
+        """Cut out what `view` shows, to the pixel, but leave it at the picture's own resolution."""
+        whole = self._coloured(picture)
+        if self.crop is None:
+            return whole
+        scaled = self._scaled(whole.size)
+        left, top, right, bottom = self._box(scaled, self.crop)
+        across, down = whole.width / scaled[0], whole.height / scaled[1]
+        return whole.crop(
+            (round(left * across), round(top * down), round(right * across), round(bottom * down))
+        )
 
     def tensor(self, view: Image.Image) -> Tensor:
         """Turn a view into the (C, H, W) float tensor that the model takes."""
-        pixels = F.convert_image_dtype(F.pil_to_tensor(view), torch.float32)
-        normalised: Tensor = F.normalize(pixels, list(self.mean), list(self.std))
-        return normalised
+        pixels = torch.from_numpy(np.array(view)).view(view.height, view.width, -1)
+        mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (self.mean, self.std))
+        return (pixels.permute(2, 0, 1).float() / 255 - mean) / std
+
+    def _coloured(self, picture: Image.Image) -> Image.Image:
+        return picture.convert("L" if self.channels == 1 else "RGB")
+
+    def _scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (width, height) that a picture of that (width, height) is brought to."""
+        if self.resize is None:
+            return size
+        if not isinstance(self.resize, int):
+            return self.resize[1], self.resize[0]
+        # The libraries round the longer side down.
+        long = int(self.resize * max(size) / min(size))
+        return (self.resize, long) if size[0] <= size[1] else (long, self.resize)
+
+    @staticmethod
+    def _box(scaled: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int, int, int]:
+        """The middle of a picture, as (left, top, right, bottom); it may reach over the edge."""
+        rest = scaled[0] - crop[1], scaled[1] - crop[0]
+        # The libraries round an odd rest so when they cut it off, and so when they add a border.
+        left, top = (round(each / 2) if each >= 0 else -(-each // 2) for each in rest)
+        return left, top, left + crop[1], top + crop[0]
 
 
 IMAGENET = Preprocess(
@@ -269,5 +304,5 @@ def _of_transformers(place: str) -> Preprocess:
         crop=cut,
         mean=tuple(value / scale for value in mean),
         std=tuple(value / scale for value in std),
-        interpolation=_PIL_RESAMPLING[2 if resample is None else int(resample)],
+        interpolation=_INTERPOLATIONS[2 if resample is None else int(resample)],
     )

@@ -34,6 +34,6 @@ def apply_gradcam_configurable(
         targets=None if label is None else [int(label)],
         layers=xai.get("layer", "auto"),
     )
-    low, high = image.amin(), image.amax()
+    low, high = image.aminmax()
     overlay = explanation.overlay((image - low) / (high - low).clamp_min(1e-12))
-    return overlay[0], explanation.heatmaps[0].float().cpu().numpy()
+    return overlay[0].cpu().numpy(), explanation.heatmaps[0].float().cpu().numpy()
