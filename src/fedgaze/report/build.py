@@ -222,8 +222,10 @@ def _troubles(record: Record) -> list[tuple[int, str]]:
     troubles = []
     for round_ in record.rounds:
         entry = record.round(round_)
-        for each in map(mapping, entry.get("failures") or []):
-            troubles.append((round_, f"Client {each.get('client')} failed: {each.get('reason')}"))
+        troubles += [
+            (round_, f"Client {each.get('client')} failed: {each.get('reason')}")
+            for each in map(mapping, entry.get("failures") or [])
+        ]
         for client in record.clients:
             sources: dict[Source, str] = {"own": "", "server": " by the server"}
             for source, whose in sources.items():

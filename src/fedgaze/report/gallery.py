@@ -117,8 +117,9 @@ def shots_of(record: Record, explanation: Any) -> list[Shot]:
 
 
 def make_gallery(record: Record, slots: dict[Any, int], emphasised: Sequence[Any]) -> Gallery:
-    """Collect thumbnails until the budget is spent: the last round first, then the first, then
-    those that halve what lies between.
+    """Collect thumbnails, round by round, until the budget is spent.
+
+    The last round comes first, then the first, then those that halve what lies between.
 
     Args:
         record: The run.
@@ -205,14 +206,16 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rows = []
     for client in clients:
-        about = {"client": f"Client {client}", "slot": slots[client]}
+        name = f"Client {client}"
+        about: dict[str, Any] = {"client": name, "slot": slots[client]}
         shots = shots_of(record, record.explanation(round_, client, view.source))
-        cells = _cells(record, round_, about["client"], shots, view, labels, album)
-        rows.append(about | (cells or {"reason": reason(record, round_, client, view.source)}))
+        cells = _cells(record, round_, name, shots, view, labels, album)
+        why = {"reason": reason(record, round_, client, view.source)}
+        rows.append(about | (cells or why))
     if view.source == "server":
         shots = shots_of(record, record.merged(round_).get("explanation"))
         if cells := _cells(record, round_, "Merged model", shots, view, labels, album):
-            rows.append({"client": "Merged model", "slot": "merged"} | cells)
+            rows.append({"client": "Merged model", "slot": "merged", **cells})
     return rows
 
 
@@ -224,7 +227,7 @@ def _cells(
     view: View,
     labels: list[int],
     album: Album,
-) -> dict[str, list[dict[str, Any] | None]]:
+) -> dict[str, Any]:
     """A cell a class, ``{"picture", "alt", "says", "wrong"}`` or None; nothing at all if none."""
     firsts = {shot.label: shot for shot in shots if shot.first and shot.weights == view.weights}
     cells: list[dict[str, Any] | None] = []
@@ -236,7 +239,7 @@ def _cells(
             continue
         name = _class_name(record, label)
         wrong = shot.predicted is not None and shot.predicted != name
-        says = "" if shot.probability is None else shown(shot.probability)
+        says = "" if shot.probability is None else shown(shot.probability, digits=0)
         verdict = f", taken for {shot.predicted}" if wrong else ""
         sure = f", {says} sure of {name}" if says else ""
         cells.append(

@@ -182,7 +182,7 @@ def _heat_picture(values: Array, side: int) -> str:
     """A map in the colours of the overlays, on black instead of on a picture."""
     import torch
 
-    from fedgaze.xai.colour import overlay
+    from fedgaze.xai import overlay
 
     height, width = values.shape
     size = (round(side * width / max(values.shape)), round(side * height / max(values.shape)))

@@ -12,7 +12,7 @@ from fedgaze.report.words import Measure, shown
 
 __all__ = ["Row", "Strip", "make_strip"]
 
-SIDE = 160
+SIDE, HEAT_SIDE = 160, 280
 MOST_IMAGES, MOST_ROWS, MOST_MEASURES = 6, 8, 3
 
 
@@ -56,9 +56,7 @@ class Strip:
     count: int
 
 
-def make_strip(
-    record: Record, found: Sequence[Finding], emphasised: Sequence[Any]
-) -> Strip | None:
+def make_strip(record: Record, found: Sequence[Finding], emphasised: Sequence[Any]) -> Strip | None:
     """The strip of the last round that has pictures; None where no pictures are at hand."""
     for round_ in reversed(record.rounds):
         for view in VIEWS[:3]:
@@ -76,9 +74,7 @@ def make_strip(
     return None
 
 
-def _shortened(
-    shots: dict[Any, list[Shot]], emphasised: Sequence[Any]
-) -> dict[Any, list[Shot]]:
+def _shortened(shots: dict[Any, list[Shot]], emphasised: Sequence[Any]) -> dict[Any, list[Shot]]:
     first = [each for each in emphasised if each in shots]
     keep = [*first, *(each for each in shots if each not in first)][:MOST_ROWS]
     return {client: each for client, each in shots.items() if client in keep}
@@ -93,7 +89,7 @@ def _strip(
 ) -> Strip:
     labels = sorted({shot.label for each in shots.values() for shot in each if shot.first})
     shown_labels = _most_different(record, round_, view, list(shots), labels)
-    heats = mean_heat(list(shots.values()), SIDE)
+    heats = mean_heat(list(shots.values()), HEAT_SIDE)
     measures = [each for each in found if each.round == round_][:MOST_MEASURES]
     rows = []
     for (client, each), heat in zip(shots.items(), heats, strict=True):

@@ -40,12 +40,10 @@ class Finding:
     @property
     def others(self) -> str:
         """The others' values, as a range."""
-        rest = sorted(value for client, value in self.values.items() if client != self.client)
+        rest = [value for client, value in self.values.items() if client != self.client]
         unit = self.measure.unit
-        low, high = (shown(value, unit, bare=True).removesuffix(" %") for value in
-                     (rest[0], rest[-1]))
-        end = " %" if unit == "share" else ""
-        return f"{low}{end}" if low == high else f"{low} to {high}{end}"
+        low, high = (shown(value, unit, bare=True) for value in (min(rest), max(rest)))
+        return high if low == high else f"{low.split()[0]} to {high}"
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,7 @@ def findings(record: Record) -> list[Finding]:
         round_, source = place
         values = record.measures_of_round(round_, source, measure.name)
         client = (max if measure.suspect == "high" else min)(values, key=values.__getitem__)
-        found.append(
-            Finding(measure, source, round_, client, values, apart(values, client))
-        )
+        found.append(Finding(measure, source, round_, client, values, apart(values, client)))
     return found
 
 
@@ -144,19 +140,26 @@ def _headline(record: Record, found: list[Finding], telling: list[Finding]) -> s
 
 
 def _sentence(finding: Finding, record: Record) -> str:
-    who, unit = f"client {finding.client}", finding.measure.unit
-    value = shown(finding.value, unit)
+    who, others = f"client {finding.client}", finding.others
+    value = shown(finding.value, finding.measure.unit)
     body = {
-        "mark_drop": f"Without the mark, the right class loses {value} of probability for {who}",
-        "mark_mass": f"With a mark in the corner, {value} of {who}’s heat lies on it",
-        "object_mass": f"{value} of {who}’s heat lies on the object",
-        "object_drop": f"Without the object, the right class loses {value} for {who}",
-        "border_mass": f"{value} of {who}’s heat lies along the border",
+        "mark_drop": f"Take the mark away, and the right class loses {value} of probability at "
+        f"{who}; at the others {others}",
+        "mark_mass": f"{value} of the heat of {who} lies on a mark in the corner; of the others’, "
+        f"{others}",
+        "object_mass": f"{value} of the heat of {who} lies on the object; of the others’, {others}",
+        "object_drop": f"Take the object away, and the right class loses {value} of probability "
+        f"at {who}; at the others {others}",
+        "border_mass": f"{value} of the heat of {who} lies along the border; of the others’, "
+        f"{others}",
     }[finding.measure.name]
-    when = "" if finding.round == record.rounds[-1] else f" in round {finding.round}"
-    where = "" if finding.source == "server" else ", each measured on images of its own"
-    weak = "" if finding.stands_apart else ": not far enough from the rest to be called different"
-    return f"{body}{when} (the others: {finding.others}{where}){weak}."
+    notes = [
+        "" if finding.round == record.rounds[-1] else f"in round {finding.round}",
+        "" if finding.source == "server" else "each on images of its own",
+        "" if finding.stands_apart else "too small a gap to tell them apart",
+    ]
+    remark = ", ".join(filter(None, notes))
+    return f"{body} ({remark})." if remark else f"{body}."
 
 
 def _against_plan(record: Record, suspects: list[Any], found: list[Finding]) -> str | None:

@@ -88,25 +88,28 @@ MEASURES = {
 """Every measure that has words, the most telling first."""
 
 
-def shown(value: float | None, unit: Unit = "share", *, bare: bool = False) -> str:
-    """A number as the page writes it.
+def shown(value: float | None, unit: Unit = "share", *, bare: bool = False, digits: int = 1) -> str:
+    """A number as the page writes it; the space before its unit does not break.
 
     Args:
         value: In [0, 1] for shares and points; None is a dash.
         unit: See :class:`Measure`.
         bare: Leave out the word for points, where the surroundings say it.
+        digits: After the point, of shares and points.
 
-    >>> shown(0.3244, "points"), shown(0.9916), shown(0.81, "plain"), shown(None)
-    ('32.4 points', '99.2 %', '0.810', '–')
+    >>> shown(0.3244, "points", bare=True), shown(0.81, "plain"), shown(None)
+    ('32.4', '0.810', '–')
+    >>> shown(0.9916).split()
+    ['99.2', '%']
     """
     if value is None:
         return "–"
     if unit == "plain":
         return f"{value:.3f}"
-    number = f"{100 * value:.1f}"
+    number = f"{100 * value:.{digits}f}"
     if unit == "points":
-        return number if bare else f"{number} points"
-    return f"{number} %"
+        return number if bare else f"{number}\N{NO-BREAK SPACE}points"
+    return f"{number}\N{NO-BREAK SPACE}%"
 
 
 def join(words: list[str]) -> str:

@@ -12,52 +12,57 @@
   const written = (value, unit) => {
     if (value == null) return "–";
     if (unit === "plain") return value.toFixed(3);
-    return (100 * value).toFixed(1) + (unit === "share" ? " %" : " points");
+    return (100 * value).toFixed(1) + (unit === "share" ? "\u00a0%" : "\u00a0points");
   };
 
   const tick = (value, unit) =>
     unit === "plain" ? String(Number(value.toPrecision(4))) : `${Number((100 * value).toPrecision(4))}`
-      + (unit === "share" ? " %" : "");
+      + (unit === "share" ? "\u00a0%" : "");
 
   // A box beside the cursor with the values of a round, the highest first.
-  const tooltip = (spec, series, said) => {
+  const tooltip = (plot, spec, series, said) => {
     const box = document.createElement("div");
     box.className = "tip";
     box.hidden = true;
+    const entries = (index) => series
+      .map(({ label, slot, values }) => ({ label, slot, value: values[index] }))
+      .filter(({ value }) => value != null)
+      .sort((a, b) => b.value - a.value);
     const fill = (index) => {
       const head = document.createElement("strong");
       head.textContent = `Round ${spec.rounds[index]}`;
-      const lines = series
-        .map((each) => ({ ...each, value: each.values[index] }))
-        .filter((each) => each.value != null)
-        .sort((a, b) => b.value - a.value)
-        .map((each) => {
-          const line = document.createElement("span");
-          line.className = `who slot-${each.slot}`;
-          const dot = document.createElement("i");
-          dot.className = "dot";
-          const value = document.createElement("b");
-          value.textContent = written(each.value, spec.unit);
-          line.append(dot, each.label, value);
-          return line;
-        });
+      const lines = entries(index).map(({ label, slot, value }) => {
+        const line = document.createElement("span");
+        line.className = `who slot-${slot}`;
+        const dot = document.createElement("i");
+        dot.className = "dot";
+        const text = document.createElement("b");
+        text.textContent = written(value, spec.unit);
+        line.append(dot, label, text);
+        return line;
+      });
       box.replaceChildren(head, ...lines);
-      return [head, ...lines].map((each) => each.textContent.replace(/(\d\.\d+)/, " $1")).join(", ");
     };
     return {
-      say: (index) => { said.textContent = fill(index); },
+      say: (index) => {
+        const parts = entries(index).map(({ label, value }) => `${label} ${written(value, spec.unit)}`);
+        said.textContent = `Round ${spec.rounds[index]}: ${parts.join(", ")}`;
+      },
       plugin: {
         hooks: {
           init: (u) => u.over.append(box),
           setCursor: (u) => {
             const { idx, left } = u.cursor;
-            const here = idx != null && left >= 0 && (u.over.matches(":hover") || u.root.parentElement.matches(":focus-visible"));
+            // Charts share a cursor; only the one that a person is in speaks.
+            const inside = u.over.matches(":hover") || plot.matches(":focus-visible");
+            const here = idx != null && left >= 0 && inside;
             box.hidden = !here;
             if (!here) return;
             fill(idx);
             const x = u.valToPos(spec.rounds[idx], "x");
             const room = u.over.clientWidth - x;
-            box.style.left = room > box.offsetWidth + 16 ? `${x + 12}px` : `${Math.max(0, x - box.offsetWidth - 12)}px`;
+            const wide = box.offsetWidth + 12;
+            box.style.left = `${room > wide ? x + 12 : Math.max(0, x - wide)}px`;
           },
         },
       },
@@ -67,19 +72,24 @@
   const lineOf = (series) => ({
     label: series.label,
     stroke: () => colour(`--slot-${series.slot}`),
-    width: series.strong ? 3 : 1.75,
+    width: series.slot === "merged" ? 1.5 : series.strong ? 3 : 1.75,
     dash: series.slot === "merged" ? [5, 4] : undefined,
-    alpha: 1,
     spanGaps: true,
-    points: { show: true, size: series.strong ? 7 : 5, fill: () => colour("--card") , stroke: () => colour(`--slot-${series.slot}`) },
+    points: {
+      show: true,
+      size: series.strong && series.slot !== "merged" ? 7 : 4.5,
+      fill: () => colour(`--slot-${series.slot}`),
+      stroke: () => colour(`--slot-${series.slot}`),
+    },
   });
 
   // From zero where values are shares, so that heights compare; never beyond what can be.
   const rangeOf = (unit) => (u, low, high) => {
     if (low == null) return [0, 1];
     const room = Math.max(high - low, 0.05) * 0.15;
-    if (unit === "plain") return [Math.max(0, low - room), high + room];
-    return [0, Math.min(1.02, high + room)];
+    const top = unit === "plain" ? high + room : Math.min(1.02, high + room);
+    // A little below zero, so that a line on the ground is not cut in half.
+    return [unit === "plain" && low > room ? low - room : -0.03 * top, top];
   };
 
   const axis = (extra) => ({
@@ -96,20 +106,28 @@
     const series = spec.series[plot.dataset.source];
     // Strong lines last, so that they lie on top.
     const drawn = [...series].sort((a, b) => a.strong - b.strong);
-    const tip = tooltip(spec, series, figure.querySelector(".spoken"));
+    const tip = tooltip(plot, spec, series, figure.querySelector(".spoken"));
     const last = spec.rounds.length - 1;
     const chart = new uPlot({
       width: plot.clientWidth || 300,
       height: figure.closest(".wide") ? 260 : 190,
+      padding: [10, 10, 0, 0],
       legend: { show: false },
-      cursor: { y: false, drag: { x: false, y: false }, sync: { key: sync.key }, points: { size: 9 } },
+      cursor: {
+        y: false, drag: { x: false, y: false }, sync: { key: sync.key }, points: { size: 9 },
+      },
       scales: {
         x: { time: false, range: (u, low, high) => [low - 0.2, high + 0.2] },
         y: { range: rangeOf(spec.unit) },
       },
       axes: [
-        axis({ size: 28, grid: { show: false }, splits: () => spec.rounds.filter((_, i) => i % Math.ceil(spec.rounds.length / 10) === 0), values: (u, all) => all.map(String) }),
-        axis({ size: 52, values: (u, all) => all.map((each) => tick(each, spec.unit)) }),
+        axis({
+          size: 28,
+          grid: { show: false },
+          splits: () => spec.rounds.filter((_, i) => i % Math.ceil(spec.rounds.length / 10) === 0),
+          values: (u, all) => all.map(String),
+        }),
+        axis({ size: 48, values: (u, all) => all.map((each) => tick(each, spec.unit)) }),
       ],
       series: [{}, ...drawn.map(lineOf)],
       plugins: [tip.plugin],
