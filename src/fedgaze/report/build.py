@@ -125,7 +125,7 @@ def _facts(record: Record) -> list[tuple[str, str, str]]:
     if not record.rounds:
         return []
     last = record.rounds[-1]
-    planned = record.task.get("num_rounds")
+    done, planned = record.summary.get("status") == "complete", record.task.get("num_rounds")
     before = number(record.merged(0).get("accuracy"))
     accuracy = number(record.merged(last).get("accuracy"))
     seconds = [number(record.round(each).get("seconds")) for each in record.rounds]
@@ -138,7 +138,7 @@ def _facts(record: Record) -> list[tuple[str, str, str]]:
         (
             "Rounds",
             str(len(record.rounds)),
-            "" if record.summary.get("status") == "complete" else f"of {planned}, not finished",
+            "" if done else "not finished" if planned is None else f"of {planned}, not finished",
         ),
         ("Clients", str(len(record.clients)), ""),
     ]
