@@ -11,7 +11,7 @@ from fedgaze.errors import FedgazeError, nearest
 from fedgaze.xai.auto import auto_layer
 from fedgaze.xai.capture import Capture, Captured
 from fedgaze.xai.explanation import Explanation
-from fedgaze.xai.layers import Layers, is_auto, list_of, named_layers, resolve_layers, unwrap
+from fedgaze.xai.layers import Layers, layer_names, named_layers, unwrap
 from fedgaze.xai.maps import FUSIONS, INTERPOLATIONS, channels_first, fuse, is_flat, to_heatmaps
 from fedgaze.xai.methods import Method, find_method
 from fedgaze.xai.targets import Scorer, Targets, read_targets
@@ -74,19 +74,21 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
     _check_choice("fusion", fusion, FUSIONS)
     _check_choice("interpolation", interpolation, INTERPOLATIONS)
     model = unwrap(model)
-    resolve_layers(model, layers)
+    named = named_layers(model)
+    chosen = layer_names(named, layers)
     images = _prepared(model, images)
     classes = read_targets(targets, len(images))
     size = len(images) if batch_size is None else batch_size
     if size < 1:
         raise FedgazeError(f"batch_size is {batch_size}; allowed is 1 and more")
-    modules = _modules(model, images, layers)
+    names = [auto_layer(model, images) if name is None else name for name in chosen]
+    modules = {name: named[name] for name in names}
     batches: list[_Batch] = []
     with Capture(model, modules) as capture:
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            chosen = classes[start : start + size] if isinstance(classes, Tensor) else classes
-            scorer = Scorer(chosen, len(batch))
+            part = classes[start : start + size] if isinstance(classes, Tensor) else classes
+            scorer = Scorer(part, len(batch))
             captured = capture.run(batch, scorer)
             batches.append(_Batch.of(captured, scorer, modules, compute))
             del captured  # before the next batch needs the memory
@@ -130,15 +132,15 @@ class _Batch:
         maps: dict[str, Tensor] = {}
         finite = torch.ones_like(scorer.scores, dtype=torch.bool)
         for name, activations in captured.activations.items():
-            pair = activations, captured.gradients[name]
-            if not channels_first(name, modules[name], activations):
-                pair = pair[0].movedim(3, 1), pair[1].movedim(3, 1)
             # Half precision is for running models: sums over a map would lose what is small.
             wide = torch.promote_types(activations.dtype, torch.float32)
-            raw = compute(pair[0].to(wide), pair[1].to(wide))
-            for tensor in (*pair, raw):
-                finite &= tensor.isfinite().flatten(1).all(1)
-            maps[name] = raw
+            pair = activations.to(wide), captured.gradients[name].to(wide)
+            if not channels_first(name, modules[name], activations):
+                pair = pair[0].movedim(3, 1), pair[1].movedim(3, 1)
+            maps[name] = compute(*pair)
+            for tensor in (*pair, maps[name]):
+                # One NaN or infinity is enough to make a sum so, and a sum is one quick pass.
+                finite &= tensor.sum(tuple(range(1, tensor.dim()))).isfinite()
         maps = {name: torch.where(finite[:, None, None], raw, 0) for name, raw in maps.items()}
         calls = max(captured.calls.values())
         return cls(maps, finite, calls, scorer.logits, scorer.classes, scorer.scores)
@@ -168,17 +170,6 @@ def _prepared(model: nn.Module, images: Tensor) -> Tensor:
         if tensor.is_floating_point():
             return images.to(tensor)
     return images
-
-
-def _modules(model: nn.Module, images: Tensor, layers: Layers) -> dict[str, nn.Module]:
-    named = named_layers(model)
-    return resolve_layers(
-        model,
-        [
-            auto_layer(model, images) if layer is None or is_auto(layer, named) else layer
-            for layer in list_of(layers)
-        ],
-    )
 
 
 def _flags(

@@ -9,7 +9,15 @@ from torch import nn
 
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["Layer", "Layers", "list_layers", "named_layers", "resolve_layers", "unwrap"]
+__all__ = [
+    "Layer",
+    "Layers",
+    "layer_names",
+    "list_layers",
+    "named_layers",
+    "resolve_layers",
+    "unwrap",
+]
 
 Layer = str | int | nn.Module
 Layers = Layer | Sequence[Layer] | None
@@ -60,28 +68,28 @@ def resolve_layers(model: nn.Module, layers: Layers = None) -> dict[str, nn.Modu
     >>> list(resolve_layers(model, ["last", "1"]))
     ['0', '1']
     """
-    wanted = list_of(layers)
+    named = named_layers(unwrap(model))
+    return {name: named[name] for name in layer_names(named, layers) if name is not None}
+
+
+def layer_names(named: Mapping[str, nn.Module], layers: Layers) -> list[str | None]:
+    """Names of layers, as `resolve_layers` finds them; None for the automatic choice."""
+    wanted: list[Layer | None] = []
+    if isinstance(layers, Sequence) and not isinstance(layers, str):
+        wanted.extend(layers)
+    else:
+        wanted.append(layers)
     if not wanted:
         raise FedgazeError("no layer was given; leave layers out for the automatic choice")
-    model = unwrap(model)
-    named = named_layers(model)
-    names = (_name(layer, named) for layer in wanted if not is_auto(layer, named))
-    return {name: named[name] for name in names}
+    return [
+        None if layer is None or (layer == "auto" and "auto" not in named) else _name(layer, named)
+        for layer in wanted
+    ]
 
 
-def list_of(layers: Layers) -> list[Layer | None]:
-    """One layer or several, as a list; None in it is the automatic choice."""
-    if isinstance(layers, Sequence) and not isinstance(layers, str):
-        return list(layers)
-    return [layers]
-
-
-def is_auto(layer: Layer | None, named: Mapping[str, nn.Module]) -> bool:
-    """Whether the layer is left to `auto_layer`."""
-    return layer is None or (layer == "auto" and "auto" not in named)
-
-
-def _name(layer: Layer | None, named: Mapping[str, nn.Module]) -> str:
+def _name(layer: Layer, named: Mapping[str, nn.Module]) -> str:
+    if isinstance(layer, str) and layer in named:
+        return layer
     names: dict[nn.Module, str] = {}
     for name, module in named.items():
         names.setdefault(module, name)
@@ -89,8 +97,6 @@ def _name(layer: Layer | None, named: Mapping[str, nn.Module]) -> str:
         if (inner := unwrap(layer)) in names:
             return names[inner]
         raise FedgazeError(f"the {type(layer).__name__} given as a layer is not part of the model")
-    if isinstance(layer, str) and layer in named:
-        return layer
     convolutions = [name for module, name in names.items() if isinstance(module, nn.Conv2d)]
     index = _conv_index(layer, len(convolutions))
     if index is None:

@@ -54,7 +54,7 @@ def running(
         stack.enter_context(_uncompiled(modules))
         for module, hook in hooks:
             stack.callback(module.register_forward_hook(guarded(hook)).remove)
-        call = _without_inference_tensors(model)
+        call = _without_inference_tensors(model, modules)
 
         def forward(images: Tensor) -> Any:
             nonlocal listening
@@ -121,13 +121,21 @@ def _is_compiled(module: nn.Module) -> bool:
     return in_place or type(module).__name__ == "OptimizedModule"
 
 
-def _without_inference_tensors(model: nn.Module) -> Callable[[Tensor], Any]:
+def _without_inference_tensors(
+    model: nn.Module, modules: Iterable[nn.Module]
+) -> Callable[[Tensor], Any]:
     """The model, or, where parts of it were made in inference mode, the model with clones of them.
 
     Autograd keeps weights for the way back, and refuses those made in inference mode.
     """
+    # Module by module: naming all parameters takes half a percent of a ResNet-50's time.
+    tensors = (
+        tensor
+        for module in modules
+        for tensor in (*module._parameters.values(), *module._buffers.values())  # noqa: SLF001
+    )
+    if not any(tensor is not None and tensor.is_inference() for tensor in tensors):
+        return model
     named = chain(model.named_parameters(), model.named_buffers())
     clones = {name: tensor.clone() for name, tensor in named if tensor.is_inference()}
-    if not clones:
-        return model
     return lambda images: torch.func.functional_call(model, clones, (images,))
