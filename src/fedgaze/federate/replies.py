@@ -14,7 +14,7 @@ from fedgaze.federate.exchange import State, unpack
 from fedgaze.federate.look import nested
 from fedgaze.store import write_bytes
 
-__all__ = ["Update", "keep_shared", "read_reply"]
+__all__ = ["Update", "finite", "keep_shared", "read_reply"]
 
 _SHARED_NAME = re.compile(r"gradcam_class_\d{1,6}(_\d{1,6}_received)?\.(jpg|npy)")
 
@@ -86,11 +86,12 @@ def read_reply(reply: Message, client: int, like: State) -> Update:
 
 
 def _score(metrics: Mapping[str, Any], part: str) -> dict[str, float | None]:
-    values = {name: metrics.get(f"{part}_{name}") for name in ("accuracy", "loss")}
-    return {
-        name: float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-        for name, value in values.items()
-    }
+    return {name: finite(metrics.get(f"{part}_{name}")) for name in ("accuracy", "loss")}
+
+
+def finite(value: Any) -> float | None:
+    """A number that JSON knows; None for anything else, such as the loss of a run gone astray."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def keep_shared(folder: Path, files: Mapping[str, bytes]) -> None:

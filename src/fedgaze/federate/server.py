@@ -15,7 +15,7 @@ from fedgaze.federate.exchange import State, fingerprint, pack, unpack
 from fedgaze.federate.look import Probe, look, make_probe, nested, profile, write_look
 from fedgaze.federate.observed import observed
 from fedgaze.federate.ordered import OrderedGrid, client_numbers
-from fedgaze.federate.replies import Update, keep_shared, read_reply
+from fedgaze.federate.replies import Update, finite, keep_shared, read_reply
 from fedgaze.federate.setup import Setup
 from fedgaze.federate.strategies import resolve_strategy, restore_memory, strategy_memory
 from fedgaze.measure import causal_drop, mass_on
@@ -212,10 +212,10 @@ class Server:
             self._received_look = number, seen.explanation
         return self._received_look[1]
 
-    def _judge(self, state: State) -> dict[str, float]:
+    def _judge(self, state: State) -> dict[str, Any]:
         self.model.load_state_dict(state)
         score = evaluate(self.model, self.setup.dataset.test)
-        return {"accuracy": score.accuracy, "loss": score.loss}
+        return {"accuracy": score.accuracy, "loss": finite(score.loss)}
 
     def _close_round(self, state: State, memory: State) -> None:
         self.record["global"] = self._judge(state)

@@ -144,35 +144,38 @@ def _set_clients_per_round(task: Task, arguments: dict[str, Any]) -> None:
 
 
 def strategy_memory(strategy: FedAvg) -> dict[str, Tensor]:
-    """What a strategy remembers from round to round (momentum and such), as named tensors."""
+    """What a strategy remembers from round to round (momentum and such), as named tensors.
+
+    A name is the attribute's kind, its name, the place and the key: ``dict/m_t/000003/fc.weight``.
+    Places matter: FedAvgM pairs arrays by their order.
+    """
     memory: dict[str, Tensor] = {}
     for name, value in vars(strategy).items():
         match value:
-            case dict() if value and all(
-                isinstance(v, np.ndarray | np.generic) for v in value.values()
-            ):
-                memory |= {f"dict/{name}/{key}": _tensor(v) for key, v in value.items()}
-            case list() if value and all(isinstance(v, np.ndarray | np.generic) for v in value):
-                memory |= {f"list/{name}/{i:06}": _tensor(v) for i, v in enumerate(value)}
             case ArrayRecord():
-                memory |= {f"record/{name}/{k}": _tensor(v.numpy()) for k, v in value.items()}
+                kind, arrays = "record", {key: each.numpy() for key, each in value.items()}
+            case dict():
+                kind, arrays = "dict", value
+            case list():
+                kind, arrays = "list", dict(enumerate(value))
+            case _:
+                continue
+        if all(isinstance(each, np.ndarray | np.generic) for each in arrays.values()):
+            for place, (key, array) in enumerate(arrays.items()):
+                memory[f"{kind}/{name}/{place:06}/{key}"] = torch.from_numpy(np.array(array))
     return memory
-
-
-def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.array(array))
 
 
 def restore_memory(strategy: FedAvg, memory: Mapping[str, Tensor]) -> None:
     """Give a strategy back what :func:`strategy_memory` took down."""
-    found: dict[tuple[str, str], dict[str, np.ndarray[Any, Any]]] = {}
-    for path, value in memory.items():
-        kind, name, key = path.split("/", 2)
-        found.setdefault((kind, name), {})[key] = value.numpy()
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in sorted(memory):
+        kind, name, _, key = path.split("/", 3)
+        found.setdefault((kind, name), {})[key] = memory[path].numpy()
     for (kind, name), arrays in found.items():
         restored: Any = arrays
         if kind == "list":
-            restored = [arrays[key] for key in sorted(arrays)]
+            restored = list(arrays.values())
         elif kind == "record":
             restored = ArrayRecord({key: Array(array) for key, array in arrays.items()})
         setattr(strategy, name, restored)

@@ -1,0 +1,5 @@
+"""``python -m fedgaze.cli`` is ``fedgaze``."""
+
+from fedgaze.cli import main
+
+main()

@@ -1,0 +1,273 @@
+"""A federation carried out: what is merged, what is written, what leaves a client."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.federate.conftest import Silent
+
+from fedgaze.errors import FedgazeError
+from fedgaze.store import Run, load_tensors
+
+CarryOut = Callable[..., Run]
+
+
+def local_models(run: Run, number: int) -> list[dict[str, torch.Tensor]]:
+    pattern = f"clients/client_*/local_model/small/DigitsNet_local_model_V{number}.safetensors"
+    return [load_tensors(path) for path in sorted(run.path.glob(pattern))]
+
+
+def test_fedavg_is_the_mean_weighted_by_samples(carry_out: CarryOut) -> None:
+    run = carry_out()
+    for record in run.summary["rounds"]:
+        merged = load_tensors(run.checkpoint(record["round"]))
+        samples = [entry["samples"] for entry in record["clients"]]
+        models = local_models(run, record["round"])
+        assert len(models) == len(samples) == 3
+        for name, value in merged.items():
+            parts = zip(samples, models, strict=True)
+            mean = sum(n / sum(samples) * model[name].double() for n, model in parts)
+            assert isinstance(mean, torch.Tensor)
+            expected = mean if value.dtype.is_floating_point else mean.round()
+            torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+        assert "norm1.running_mean" in merged  # BatchNorm's buffers are part of the exchange
+        assert merged["norm1.num_batches_tracked"].dtype == torch.int64
+
+
+def test_what_a_round_leaves_behind(carry_out: CarryOut) -> None:
+    run = carry_out(xai={"samples_per_class": 2})
+    assert run.summary["status"] == "complete"
+    assert (run.path / "report.html").stat().st_size > 1000
+    for number in (1, 2):
+        for client in range(3):
+            folder = run.path / "heatmaps" / f"round_{number}" / f"client_{client}"
+            manifest = json.loads((folder / "manifest.json").read_text())
+            assert set(manifest["weights_sha256"]) == {"trained", "received"}
+            assert {each["class_name"] for each in manifest["maps"]} == {"1", "4", "7"}
+            for each in manifest["maps"]:
+                assert Image.open(folder / each["picture"]).size == (192, 192)
+                assert np.load(folder / each["raw_map"]).shape == (12, 12)
+                assert each["layers"] == ["conv3"]
+                assert 0 <= each["probability"] <= 1
+            names = {path.name for path in folder.iterdir()}
+            assert {
+                "gradcam_class_0.jpg",
+                "gradcam_class_0_0_received.jpg",
+                "gradcam_class_0_1.jpg",
+                "gradcam_class_0_1_received.jpg",
+            } <= names
+            expected = {each[key] for each in manifest["maps"] for key in ("picture", "raw_map")}
+            assert names == expected | {"manifest.json"}
+    assert not list(run.path.rglob("*.tmp")) + list(run.path.rglob(".client_*"))
+
+
+def test_hashes_tell_who_had_which_weights(carry_out: CarryOut) -> None:
+    run = carry_out()
+    hashes = [
+        json.loads(path.read_text())["weights_sha256"]
+        for path in sorted(run.path.glob("heatmaps/round_1/client_*/manifest.json"))
+    ]
+    assert len({each["received"] for each in hashes}) == 1  # all were sent the same
+    assert len({each["trained"] for each in hashes}) == 3
+    later = json.loads(
+        (run.path / "heatmaps" / "round_2" / "client_0" / "manifest.json").read_text()
+    )
+    assert later["weights_sha256"]["received"] != hashes[0]["received"]
+
+
+def test_measures_in_the_summary_are_the_means_of_those_in_the_manifest(
+    carry_out: CarryOut,
+) -> None:
+    run = carry_out(num_rounds=1)
+    for entry in run.summary["rounds"][0]["clients"]:
+        folder = run.path / entry["explanation"]["folder"]
+        maps = json.loads((folder / "manifest.json").read_text())["maps"]
+        trained = [each["measures"] for each in maps if each["weights"] == "trained"]
+        for name in ("entropy", "border_mass", "object_mass", "object_drop", "region_drop"):
+            values = [each[name] for each in trained if name in each]
+            assert entry["explanation"][name] == pytest.approx(np.mean(values))
+            assert entry["explanation"]["n"][name] == len(values)
+            assert entry["explanation"]["quartiles"][name][1] == pytest.approx(np.median(values))
+        assert 0 <= entry["explanation"]["agreement"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("share", "has_profile", "endings"),
+    [
+        ("none", False, set()),
+        ("profile", True, set()),
+        ("maps", True, {"npy"}),
+        ("overlays", True, {"npy", "jpg"}),
+    ],
+)
+def test_only_what_may_leaves_a_client(
+    small: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    share: str,
+    has_profile: bool,
+    endings: set[str],
+) -> None:
+    from fedgaze.config import parse_task
+    from fedgaze.federate.client import Client
+    from fedgaze.federate.exchange import pack
+    from fedgaze.federate.setup import prepare
+
+    setup = prepare(parse_task(small(xai={"share": share})))
+    reply = Client(setup, 0, tmp_path).train(pack(setup.new_model().state_dict()), 1)
+    files = reply.config_records.get("shared", {})
+    assert {str(name).rpartition(".")[2] for name in files} == endings
+    assert ("profile" in reply.metric_records) == has_profile
+    assert sorted(reply.array_records) == ["arrays"]
+    assert list((tmp_path / "heatmaps" / "round_1" / "client_0").glob("*.jpg"))  # at home
+
+
+@pytest.mark.parametrize("where", ["client", "server", "both"])
+def test_where_explanations_run(carry_out: CarryOut, where: str) -> None:
+    run = carry_out(num_rounds=1, xai={"run_location": where})
+    entry = run.summary["rounds"][0]["clients"][0]
+    assert ("explanation" in entry) == (where != "server")
+    assert ("server_explanation" in entry) == (where != "client")
+    folder = run.path / "heatmaps" / "round_1"
+    assert (folder / "client_0").exists() == (where != "server")
+    assert (folder / "server" / "client_0").exists() == (where != "client")
+
+
+def test_without_explanations_nothing_is_explained(carry_out: CarryOut) -> None:
+    run = carry_out(num_rounds=1, xai={"enabled": False})
+    assert "explanation" not in run.summary["rounds"][0]["clients"][0]
+    assert not (run.path / "heatmaps").exists()
+
+
+def test_a_failing_explanation_ends_no_training(
+    carry_out: CarryOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("out of heat")
+
+    monkeypatch.setattr("fedgaze.federate.client.look", broken)
+    run = carry_out(xai={"run_location": "both"})
+    last = run.summary["rounds"][-1]
+    for entry in last["clients"]:
+        assert entry["explanation"] == {"failed": "RuntimeError: out of heat"}
+        assert 0 <= entry["server_explanation"]["entropy"] <= 1
+    assert last["global"]["accuracy"] > 0.3
+
+
+def test_a_failing_client_concerns_itself_only(
+    carry_out: CarryOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedgaze.federate.client import Client
+
+    honest = Client.train
+
+    def sometimes(self: Client, *arguments: Any) -> Any:
+        if self.number == 1:
+            raise RuntimeError("disk is full")
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(Client, "train", sometimes)
+    run = carry_out()
+    for record in run.summary["rounds"]:
+        assert [entry["client"] for entry in record["clients"]] == [0, 2]
+        assert record["failures"] == [{"client": 1, "reason": "RuntimeError: disk is full"}]
+
+
+def test_a_round_without_any_update_stops_the_run(
+    carry_out: CarryOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedgaze.federate.client import Client
+
+    def never(*_: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(Client, "train", never)
+    with pytest.raises(FedgazeError, match="round 1 has no update to merge: client 0: RuntimeE"):
+        carry_out()
+
+
+def test_too_few_updates_are_not_merged(
+    carry_out: CarryOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedgaze.federate.client import Client
+
+    honest = Client.train
+
+    def only_the_first(self: Client, *arguments: Any) -> Any:
+        if self.number:
+            raise RuntimeError("no")
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(Client, "train", only_the_first)
+    run = carry_out(num_rounds=1)
+    assert run.summary["rounds"][0]["not_merged"] == "1 updates are fewer than gate.floor=2"
+    before, after = (load_tensors(run.checkpoint(number)) for number in (0, 1))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_planted_client_carries_the_mark_and_the_server_sees_it(carry_out: CarryOut) -> None:
+    run = carry_out(
+        num_rounds=3,
+        num_epochs=5,
+        dataset={"plant": {"clients": [1]}},
+        xai={"run_location": "server", "samples_per_class": 5},
+    )
+    looks = [each["server_explanation"] for each in run.summary["rounds"][-1]["clients"]]
+    drops = [each["mark_drop"] for each in looks]
+    assert max(drops) == drops[1]
+    assert drops[1] > 3 * max(drops[0], drops[2])
+
+
+def test_clients_of_a_round_are_chosen_by_seed(carry_out: CarryOut) -> None:
+    def chosen(seed: int, name: str) -> list[list[int]]:
+        run = carry_out(
+            name=name, num_rounds=4, clients_per_round=2, random_seed=seed, xai={"enabled": False}
+        )
+        return [[e["client"] for e in record["clients"]] for record in run.summary["rounds"]]
+
+    first = chosen(1, "a")
+    assert first == chosen(1, "b")
+    assert all(len(clients) == 2 for clients in first)
+    assert len({tuple(clients) for clients in first + chosen(2, "c")}) > 1
+
+
+def test_the_observer_is_told_everything(
+    small: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    from fedgaze.config import parse_task
+    from fedgaze.federate import start
+
+    watch = Silent()
+    start(parse_task(small(num_rounds=1)), tmp_path / "r", watch)
+    assert watch.told[0] == ("run", 1, 0)
+    assert watch.told[-1] == ("done", 1)
+    assert ("round", 1, [0, 1, 2]) in watch.told
+    assert {("client", number, "train") for number in range(3)} < {
+        item for item in watch.told if item[0] == "client"
+    }
+
+
+def test_federated_evaluation_happens_when_asked_for(carry_out: CarryOut) -> None:
+    run = carry_out(num_rounds=1, server={"strategy": {"fraction_evaluate": 1.0}})
+    record = run.summary["rounds"][0]
+    assert 0 <= record["evaluation"]["accuracy"] <= 1
+    assert "evaluation" not in carry_out(name="b", num_rounds=1).summary["rounds"][0]
+
+
+def test_a_probe_folder_of_the_servers_own(carry_out: CarryOut, tmp_path: Path) -> None:
+    for name in ("1", "7"):
+        (tmp_path / "probe" / name).mkdir(parents=True)
+        Image.new("RGB", (50, 50), "white").save(tmp_path / "probe" / name / "x.png")
+    probe = str(tmp_path / "probe")
+    run = carry_out(num_rounds=1, xai={"run_location": "server", "probe": probe})
+    folder = run.path / "heatmaps" / "round_1" / "server" / "client_0"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [each["class_name"] for each in manifest["maps"]] == ["1", "7"]
+    (tmp_path / "probe" / "nine").mkdir()
+    Image.new("RGB", (50, 50)).save(tmp_path / "probe" / "nine" / "x.png")
+    with pytest.raises(FedgazeError, match="a class 'nine' that digits has not"):
+        carry_out(name="b", xai={"run_location": "server", "probe": probe})
