@@ -61,7 +61,7 @@ MEASURES = {
         Measure(
             "border_mass",
             "Heat along the border",
-            "The share of the heat in a narrow frame along the image's edge.",
+            "The share of the heat in a narrow frame along the image’s edge.",
             "share",
             "high",
         ),
@@ -75,7 +75,7 @@ MEASURES = {
         Measure(
             "agreement",
             "Agreement with before",
-            "How far a client's maps before and after its own training overlap.",
+            "How far a client’s maps before and after its own training overlap.",
         ),
         Measure(
             "entropy",

@@ -19,15 +19,18 @@
     unit === "plain" ? String(Number(value.toPrecision(4))) : `${Number((100 * value).toPrecision(4))}`
       + (unit === "share" ? "\u00a0%" : "");
 
-  // A box beside the cursor with the values of a round, the highest first.
+  // A box above the cursor with the values of a round, the highest first.
   const tooltip = (plot, spec, series, said) => {
     const box = document.createElement("div");
     box.className = "tip";
     box.hidden = true;
+    // Of very many, those worth a look and then the highest; the table has all.
     const entries = (index) => series
-      .map(({ label, slot, values }) => ({ label, slot, value: values[index] }))
+      .map(({ label, slot, strong, values }) => ({ label, slot, strong, value: values[index] }))
       .filter(({ value }) => value != null)
-      .sort((a, b) => b.value - a.value);
+      .sort((a, b) => b.value - a.value)
+      .sort((a, b) => (series.length > 12 ? b.strong - a.strong : 0))
+      .slice(0, 12);
     const fill = (index) => {
       const head = document.createElement("strong");
       head.textContent = `Round ${spec.rounds[index]}`;
@@ -59,10 +62,9 @@
             box.hidden = !here;
             if (!here) return;
             fill(idx);
-            const x = u.valToPos(spec.rounds[idx], "x");
-            const room = u.over.clientWidth - x;
-            const wide = box.offsetWidth + 12;
-            box.style.left = `${room > wide ? x + 12 : Math.max(0, x - wide)}px`;
+            const middle = left - box.offsetWidth / 2;
+            const most = u.over.clientWidth - box.offsetWidth;
+            box.style.left = `${Math.round(Math.max(Math.min(0, most), Math.min(most, middle)))}px`;
           },
         },
       },
@@ -114,7 +116,13 @@
       padding: [10, 10, 0, 0],
       legend: { show: false },
       cursor: {
-        y: false, drag: { x: false, y: false }, sync: { key: sync.key }, points: { size: 9 },
+        y: false,
+        drag: { x: false, y: false },
+        sync: { key: sync.key },
+        points: { size: 9 },
+        // The line stands on the round whose values are shown.
+        move: (u, left, top) =>
+          left < 0 ? [left, top] : [u.valToPos(u.data[0][u.posToIdx(left)], "x"), top],
       },
       scales: {
         x: { time: false, range: (u, low, high) => [low - 0.2, high + 0.2] },
