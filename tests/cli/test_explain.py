@@ -102,7 +102,7 @@ def test_overlay_keeps_the_pictures_own_resolution(place: Path) -> None:
     np.testing.assert_allclose(np.load("explanations/a.heatmap.npy"), seen, atol=1e-6)
     overlay = np.asarray(Image.open("explanations/a.overlay.png"))[..., 0]
     np.testing.assert_array_equal(overlay, np.kron(seen, np.full((40, 40), 255)))
-    square(place / "b.png", (4000, 2000), (0, 0, 2000, 2000))
+    square(place / "b.png", (1200, 600), (0, 0, 600, 600))
     assert explain("b.png", "--layer", "conv").exit_code == 0
     assert Image.open("explanations/b.overlay.png").size == (1024, 512)
 
@@ -290,23 +290,25 @@ def test_brackets_in_names_are_no_markup(place: Path) -> None:
 def test_real_weights_on_real_photographs(
     real_data: Path, place: Path, model: str, weights: str, photograph: str
 ) -> None:
-    """In a process of its own, as a person does it."""
     path = real_data / f"photos/imagenet/{photograph}.JPEG"
-    fedgaze = Path(sys.executable).with_name("fedgaze")
-    command = [fedgaze, "explain", path, "--model", model, "--method", "gradcam++"]
+    words = ["explain", path, "--model", model, "--method", "gradcam++", "--checkpoint"]
+    words.append(real_data / f"weights/{weights}.safetensors")
     if model.startswith("timm:vit"):
-        command += ["--layer", "patch_embed.proj"]  # the one feature map that a ViT has
-    done = subprocess.run(
-        [*command, "--checkpoint", real_data / f"weights/{weights}.safetensors"],
-        capture_output=True, text=True, check=False,
-        env={key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"},
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+        words += ["--layer", "patch_embed.proj"]  # the one feature map that a ViT has
+    if model == "squeezenet1_1":  # in a process of its own, as a person does it
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        fedgaze = Path(sys.executable).with_name("fedgaze")
+        done = subprocess.run(
+            [fedgaze, *words], capture_output=True, text=True, check=False, env=environment
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"{path}  goldfish 9" in done.stdout
+    else:
+        assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
     [line] = lines()
     labels = json.loads((real_data / "photos/imagenet/labels.json").read_text())
     expected = {entry["file"]: entry["label"] for entry in labels}[path.name]
     assert line["predicted"]["class"] == line["explained"]["class"] == expected
-    assert line["predicted"]["label"] in done.stdout
     assert line["method"] == "gradcam++"
     heatmap = np.load(place / "explanations" / line["heatmap"])
     assert heatmap.shape == (224, 224)
