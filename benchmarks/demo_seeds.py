@@ -17,6 +17,8 @@ from fedgaze.federate import demo_task, start
 
 
 class Silent:
+    """Watches in silence."""
+
     def run_started(self, rounds: int, done: int) -> None: ...
     def round_started(self, number: int, clients: list[int]) -> None: ...
     def client_started(self, client: int, kind: str) -> None: ...
@@ -24,7 +26,7 @@ class Silent:
 
 
 def main(first: int, last: int) -> None:
-    print("| seed | accuracy | heat on the strokes, clients 0 to 3 | drop of the mark | stands out |")
+    print("| seed | accuracy | heat on strokes, clients 0 to 3 | drop of the mark | stands out |")
     print("|---:|---:|---|---|---|")
     stood_out, accuracies, seconds = [], [], []
     for seed in range(first, last):

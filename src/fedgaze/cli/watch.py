@@ -15,7 +15,6 @@ _DOING = {"train": "trains and explains itself", "evaluate": "evaluates", "query
 # What the table shows of a measure: its heading, and which end is the one to look at.
 _MEASURES = {
     "object_mass": ("heat on\nobject", min),
-    "border_mass": ("heat on\nborder", max),
     "mark_mass": ("heat on\nmark", max),
     "object_drop": ("drop without\nobject", min),
     "mark_drop": ("drop without\nmark", max),

@@ -51,6 +51,7 @@ def observed(kind: type[FedAvg], server: "Server", done: int) -> type[FedAvg]:
         ) -> MetricRecord | None:
             answers = [reply for reply in replies if not reply.has_error()]
             answers.sort(key=lambda reply: server.numbers[reply.metadata.src_node_id])
+            metrics: MetricRecord | None
             metrics = super().aggregate_evaluate(server_round + done, answers)
             if metrics:
                 server.record["evaluation"] = {key: finite(metrics[key]) for key in metrics}

@@ -15,6 +15,7 @@ from fedgaze.federate.client import client_app
 from fedgaze.federate.grid import LocalGrid
 from fedgaze.federate.server import Observer, Server
 from fedgaze.federate.setup import prepare
+from fedgaze.federate.track import Wandb, wants_wandb
 from fedgaze.report import write_federated_report
 from fedgaze.store import Run, unfinished_runs
 
@@ -97,11 +98,17 @@ def find_unfinished(base: Path, name: str | None = None) -> Path:
 def _carry_out(server: Server) -> Run:
     _quiet()
     engines: dict[str, Callable[[Server], None]] = {"local": _local, "simulation": _simulation}
+    tracker = None
     try:
+        if wants_wandb(server.setup.task):
+            tracker = Wandb(server.setup.task, server.run.path)
+            server.trackers.append(tracker.log)
         engines[server.setup.task.engine](server)
         write_federated_report(server.run.path)
     finally:
         server.run.close()
+        if tracker:
+            tracker.close()
     return server.run
 
 
@@ -112,12 +119,6 @@ def _local(server: Server) -> None:
 
 
 def _simulation(server: Server) -> None:
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        raise FedgazeError(
-            "engine=simulation needs Ray: pip install 'fedgaze[simulation]', or use engine=local"
-        ) from None
     from flwr.simulation import run_simulation
 
     task = server.setup.task

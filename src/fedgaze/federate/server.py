@@ -1,6 +1,7 @@
 """The server: conducts a run round by round and keeps its record."""
 
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,6 +56,7 @@ class Server:
         self.setup = setup
         self.run = run
         self.observer = observer
+        self.trackers: list[Callable[[dict[str, Any]], None]] = []
         self.model: nn.Module = setup.new_model()
         self.like: State = {k: v.cpu().clone() for k, v in self.model.state_dict().items()}
         self.numbers: dict[int, int] = {}
@@ -223,4 +225,6 @@ class Server:
             self.record["global"]["explanation"] = self._look_at(state, "global")
         self.record["seconds"] = round(time.monotonic() - self.began, 3)
         self.run.commit(self.record, state, memory)
+        for track in self.trackers:
+            track(self.record)
         self.observer.round_done(self.record)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from fedgaze.config import Task, parse_task
 from fedgaze.data import Dataset, Images, load_dataset, partition, probe_indices, read_folder
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.strategies import resolve_strategy
+from fedgaze.federate.track import wants_wandb
 from fedgaze.models import build_model, choose_device, task_object
 from fedgaze.train import evaluate
 from fedgaze.xai import explain, find_method, resolve_layers
@@ -93,6 +95,10 @@ def prepare(task: Task) -> Setup:
         raise FedgazeError(
             "engine=deployment is not in this version of fedgaze: allowed are local and simulation"
         )
+    if task.engine == "simulation" and find_spec("ray") is None:
+        raise FedgazeError(
+            "engine=simulation needs Ray: pip install 'fedgaze[simulation]', or use engine=local"
+        )
     if task.model_type != "Pytorch":
         raise FedgazeError(
             f"model_type={task.model_type} is not in this version of fedgaze: allowed is Pytorch"
@@ -101,12 +107,19 @@ def prepare(task: Task) -> Setup:
         raise FedgazeError(
             f"gate.policy={task.gate.policy} is not in this version of fedgaze: allowed is report"
         )
+    if others := [name for name in task.trackers if name != "wandb"]:
+        raise FedgazeError(f"trackers={others} is not in this version of fedgaze: allowed is wandb")
+    if wants_wandb(task) and find_spec("wandb") is None:
+        raise FedgazeError("wandb is not installed: pip install 'fedgaze[wandb]'")
     resolve_strategy(task)
     find_method(task.xai.method)
     setup = Setup(task, _load(task), choose_device(task.device))
     model = setup.new_model()
     if task.xai.enabled:
-        resolve_layers(model, task.xai.layer)
+        try:
+            resolve_layers(model, task.xai.layer)
+        except FedgazeError as error:
+            raise FedgazeError(f"xai.layer={task.xai.layer}: {error}") from None
     if len(setup.dataset.test.labels) < 2:
         raise FedgazeError(f"dataset.name={task.dataset.name} has no held-out images to judge by")
     _ = setup.parts, setup.server_probe

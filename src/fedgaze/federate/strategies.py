@@ -151,19 +151,23 @@ def strategy_memory(strategy: FedAvg) -> dict[str, Tensor]:
     """
     memory: dict[str, Tensor] = {}
     for name, value in vars(strategy).items():
-        match value:
-            case ArrayRecord():
-                kind, arrays = "record", {key: each.numpy() for key, each in value.items()}
-            case dict():
-                kind, arrays = "dict", value
-            case list():
-                kind, arrays = "list", dict(enumerate(value))
-            case _:
-                continue
+        kind, arrays = _arrays(value)
         if all(isinstance(each, np.ndarray | np.generic) for each in arrays.values()):
             for place, (key, array) in enumerate(arrays.items()):
                 memory[f"{kind}/{name}/{place:06}/{key}"] = torch.from_numpy(np.array(array))
     return memory
+
+
+def _arrays(value: Any) -> tuple[str, dict[str, Any]]:
+    match value:
+        case ArrayRecord():
+            return "record", {key: array.numpy() for key, array in value.items()}
+        case dict():
+            return "dict", value
+        case list():
+            return "list", {str(place): each for place, each in enumerate(value)}
+        case _:
+            return "none", {}
 
 
 def restore_memory(strategy: FedAvg, memory: Mapping[str, Tensor]) -> None:
