@@ -108,7 +108,7 @@ def test_methods_leave_their_arguments_as_they_were(method: Method) -> None:
 def test_methods_are_found_by_name() -> None:
     assert list_methods() == ("gradcam", "gradcam++")
     assert find_method("gradcam") is grad_cam
-    with pytest.raises(FedgazeError, match=r"'gradcam\+'; did you mean 'gradcam"):
+    with pytest.raises(FedgazeError, match=r"'gradcam\+'; .*did you mean 'gradcam"):
         find_method("gradcam+")
-    with pytest.raises(FedgazeError, match="'rise'; Allowed are gradcam, gradcam"):
+    with pytest.raises(FedgazeError, match="'rise'; allowed are gradcam, gradcam"):
         find_method("rise")

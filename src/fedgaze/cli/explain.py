@@ -101,7 +101,7 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     ] = None,
     alpha: Annotated[
         float, _option(_SHOWN, "How strongly the heatmap covers the picture.", min=0.0, max=1.0)
-    ] = 0.5,
+    ] = 0.7,
     colormap: Annotated[
         str | None, _option(_SHOWN, "A colour map of Matplotlib.", metavar="NAME")
     ] = None,

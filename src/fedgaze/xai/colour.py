@@ -8,19 +8,21 @@ from torch.nn import functional as F
 
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["COLORMAP", "overlay"]
+__all__ = ["ALPHA", "COLORMAP", "overlay"]
 
-COLORMAP = "turbo"
-"""Smooth in lightness, and many hues: heat stands out from grey pictures and from photographs, for
-whose lights and shadows a map of few hues is mistaken. In overlays its cold end is never seen."""
+COLORMAP = "inferno"
+"""Perceptually even: a step in heat looks the same anywhere, also without colour vision."""
+
+ALPHA = 0.7
 
 
 def overlay(
-    images: Tensor, heatmaps: Tensor, *, alpha: float = 0.5, colormap: str = COLORMAP
+    images: Tensor, heatmaps: Tensor, *, alpha: float = ALPHA, colormap: str = COLORMAP
 ) -> Tensor:
     """Lay heatmaps over pictures: the hotter, the more colour; what is cold shows the picture.
 
-    Each pixel is ``(1 - w) picture + w colour`` with ``w = alpha * heat``.
+    Each pixel is ``(1 - w) picture + w colour`` with ``w = alpha * sqrt(heat)``: the root keeps
+    middling heat visible on bright pictures.
 
     Args:
         images: ``(N, C, H, W)`` or ``(C, H, W)``, grey or RGB, floats in [0, 1] or uint8.
@@ -56,7 +58,7 @@ def overlay(
         heat = F.interpolate(heat[:, None], pictures.shape[2:], mode="bilinear")[:, 0]
     heat = heat.clamp(0, 1)
     colours = table.to(heat.device)[(heat * 255).round().long()]
-    weight = alpha * heat[..., None]
+    weight = alpha * heat[..., None].sqrt()
     mixed = pictures.clamp(0, 1).permute(0, 2, 3, 1) * (1 - weight) + colours * weight
     return (mixed * 255).round().to(torch.uint8)
 
@@ -68,8 +70,8 @@ def _table(colormap: str) -> Tensor:
 
     if colormap not in colormaps:
         raise FedgazeError(
-            f"there is no colour map {colormap!r}{nearest(colormap, colormaps) or ';'} Allowed are "
-            "those of Matplotlib, such as turbo, inferno, viridis and magma"
+            f"there is no colour map {colormap!r}; allowed are those of Matplotlib, such as "
+            f"inferno, magma, viridis and turbo{nearest(colormap, colormaps)}"
         )
     steps = torch.linspace(0, 1, 256, dtype=torch.float64).numpy()
     return torch.from_numpy(colormaps[colormap](steps))[:, :3].float()

@@ -149,7 +149,7 @@ class _Batch:
 def _check_choice(what: str, value: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise FedgazeError(
-            f"{what} is {value!r}{nearest(value, allowed) or ';'} Allowed are {', '.join(allowed)}"
+            f"{what} is {value!r}; allowed are {', '.join(allowed)}{nearest(value, allowed)}"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from fedgaze.errors import FedgazeError
-from fedgaze.xai.colour import COLORMAP, overlay
+from fedgaze.xai.colour import ALPHA, COLORMAP, overlay
 
 __all__ = ["Explanation"]
 
@@ -61,7 +61,7 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.heatmaps)
 
-    def overlay(self, images: Tensor, *, alpha: float = 0.5, colormap: str = COLORMAP) -> Tensor:
+    def overlay(self, images: Tensor, *, alpha: float = ALPHA, colormap: str = COLORMAP) -> Tensor:
         """Lay the heatmaps over pictures; see `fedgaze.xai.overlay`.
 
         Args:
@@ -81,7 +81,7 @@ class Explanation:
         images: Tensor | None = None,
         *,
         names: Sequence[str] | None = None,
-        alpha: float = 0.5,
+        alpha: float = ALPHA,
         colormap: str = COLORMAP,
     ) -> list[Path]:
         """Write heatmaps, overlays and a manifest. No file that is there is overwritten.

@@ -121,7 +121,7 @@ def _unknown(layer: object, named: Mapping[str, nn.Module], convolutions: int) -
     name = layer if isinstance(layer, str) else repr(layer)
     close = get_close_matches(name, named, n=5) or [n for n in named if "." not in n][:8]
     return FedgazeError(
-        f"the model has no layer {layer!r}{nearest(name, named) or ';'} Allowed are first, middle, "
-        f"last, auto, the index of one of its {convolutions} Conv2d, or a name such as "
-        + ", ".join(close)
+        f"the model has no layer {layer!r}; allowed are first, middle, last, auto, the index of "
+        f"one of its {convolutions} Conv2d, or a name such as {', '.join(close)}"
+        f"{nearest(name, named)}"
     )

@@ -89,11 +89,11 @@ def find_method(name: str) -> Method:
 
     >>> find_method("grad-cam")
     Traceback (most recent call last):
-    fedgaze.errors.FedgazeError: there is no method 'grad-cam'; did you mean 'gradcam'? Allowed...
+    fedgaze.errors.FedgazeError: there is no method 'grad-cam'; allowed are gradcam, gradcam++; ...
     """
     if name not in METHODS:
         raise FedgazeError(
-            f"there is no method {name!r}{nearest(str(name), METHODS) or ';'} "
-            f"Allowed are {', '.join(METHODS)}"
+            f"there is no method {name!r}; allowed are {', '.join(METHODS)}"
+            f"{nearest(str(name), METHODS)}"
         )
     return METHODS[name]
