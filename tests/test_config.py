@@ -108,6 +108,7 @@ def test_strategy_in_one_word(given: dict[str, object]) -> None:
         ({"num_round": 3}, "unknown key 'num_round'=3; did you mean 'num_rounds'"),
         ({"xai": {"layr": "x"}}, "unknown key 'xai.layr'='x'; did you mean 'layer'"),
         ({"xai": {"run_location": "serve"}}, "xai.run_location=serve: .*did you mean 'server'"),
+        ({"xai": {"save_dir": "../mine"}}, "save_dir.*../mine.*a path inside the run's folder"),
         ({"engine": "ray"}, "engine=ray: allowed are local, simulation, deployment"),
         ({"device": "gpu"}, "device='gpu': allowed are auto, cpu"),
         ({"task_id": "../up"}, r"task_id='../up': a name of letters, digits"),

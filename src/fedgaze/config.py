@@ -135,6 +135,13 @@ class XaiSpec(_Section):
         rest = {k: v for k, v in values.items() if k not in ("output_dir", "save_path")}
         return rest | ({"save_dir": places[0]} if places else {})
 
+    @field_validator("save_dir")
+    @classmethod
+    def _stays_inside(cls, value: Path) -> Path:
+        if ".." in value.parts:
+            raise ValueError("a path inside the run's folder, or an absolute one, is allowed")
+        return value
+
     @model_validator(mode="after")
     def _layer_wins(self) -> Self:
         if self.target_layer_index is not None and "layer" not in self.model_fields_set:

@@ -94,6 +94,7 @@ def test_hold_back_takes_its_part_of_each_class() -> None:
     kept, held = hold_back(labels, 0.2, seed=0)
     assert torch.cat([kept, held]).sort().values.tolist() == list(range(33))
     assert labels[held].bincount(minlength=4).tolist() == [4, 2, 1, 0]
+    assert [len(part) for part in hold_back(torch.arange(12), 0.2, seed=0)] == [11, 1]
 
 
 def test_probe_set_is_ordered_by_class_and_chosen_by_seed() -> None:

@@ -126,6 +126,16 @@ def test_only_what_may_leaves_a_client(
     assert list((tmp_path / "heatmaps" / "round_1" / "client_0").glob("*.jpg"))  # at home
 
 
+def test_heatmaps_of_another_run_are_not_replaced(carry_out: CarryOut, tmp_path: Path) -> None:
+    maps = str(tmp_path / "maps")
+    carry_out(num_rounds=1, xai={"save_dir": maps})
+    before = (tmp_path / "maps" / "round_1" / "client_0" / "manifest.json").read_bytes()
+    with pytest.raises(FedgazeError, match="holds heatmaps of another run"):
+        carry_out(name="b", num_rounds=1, random_seed=9, xai={"save_dir": maps})
+    assert (tmp_path / "maps/round_1/client_0/manifest.json").read_bytes() == before
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize("where", ["client", "server", "both"])
 def test_where_explanations_run(carry_out: CarryOut, where: str) -> None:
     run = carry_out(num_rounds=1, xai={"run_location": where})

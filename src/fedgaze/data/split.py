@@ -70,9 +70,9 @@ def hold_back(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tenso
     """Split a client's samples into those to train on and those to validate with, class by class.
 
     Args:
-        labels: ``(N,)``.
+        labels: ``(N,)``, at least two.
         fraction: The validation part of each class, in (0, 1), rounded; a class with at least two
-            samples gives at least one.
+            samples gives at least one, and some class does in any case.
         seed: Same seed, same split.
 
     Returns:
@@ -84,6 +84,8 @@ def hold_back(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tenso
         members = (labels == label).nonzero()[:, 0]
         count = min(max(round(len(members) * fraction), 1), len(members) - 1)
         held[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    if not held.any():
+        held[torch.randint(len(labels), (), generator=generator)] = True
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
 
 

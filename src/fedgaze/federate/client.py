@@ -12,7 +12,7 @@ from fedgaze.config import Task
 from fedgaze.data import Images, PlantedImages, hold_back, probe_indices
 from fedgaze.federate.exchange import State, fingerprint, pack, unpack
 from fedgaze.federate.look import Probe, look, make_probe, profile, write_look
-from fedgaze.federate.setup import Setup, seeded, setup_of, threads
+from fedgaze.federate.setup import Setup, reason, seeded, setup_of, threads
 from fedgaze.store import save_tensors
 from fedgaze.train import evaluate, train
 
@@ -129,7 +129,7 @@ class Client:
                 try:
                     self._explain(model, number, received, state, reply)
                 except Exception as error:  # noqa: BLE001 - a failing explanation ends no training
-                    reply.config_records["client"]["failed"] = f"{type(error).__name__}: {error}"
+                    reply.config_records["client"]["failed"] = reason(error)
         return reply
 
     def evaluate(self, arrays: ArrayRecord) -> RecordDict:

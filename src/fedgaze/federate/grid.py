@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedgaze.errors import FedgazeError
+from fedgaze.federate.setup import reason
 
 __all__ = ["LocalGrid"]
 
@@ -103,9 +103,7 @@ class LocalGrid(Grid):
         own = copy.deepcopy(message)
         try:
             reply = self._app(own, context)
-        except FedgazeError as error:
-            reply = Message(Error(_FAILED, str(error)), reply_to=own)
         except Exception as error:  # noqa: BLE001 - a client that fails concerns itself only
-            reply = Message(Error(_FAILED, f"{type(error).__name__}: {error}"), reply_to=own)
+            reply = Message(Error(_FAILED, reason(error)), reply_to=own)
         self._replies[name] = reply
         return name

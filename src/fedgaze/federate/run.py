@@ -38,6 +38,12 @@ def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> 
         FedgazeError: The task cannot be carried out; nothing was written.
     """
     setup = prepare(task)
+    folder = task.xai.save_dir
+    if folder.is_absolute() and any(folder.glob("round_*")):
+        raise FedgazeError(
+            f"xai.save_dir={folder} holds heatmaps of another run: name another folder, or a "
+            "relative one, which lies inside the run's own"
+        )
     run = Run.create(
         path, task.public(), setup.dataset.classes, directory=task.directory, demo=demo
     )

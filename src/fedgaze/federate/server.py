@@ -17,7 +17,7 @@ from fedgaze.federate.look import Probe, look, make_probe, nested, profile, writ
 from fedgaze.federate.observed import observed
 from fedgaze.federate.ordered import OrderedGrid, client_numbers
 from fedgaze.federate.replies import Update, finite, keep_shared, read_reply
-from fedgaze.federate.setup import Setup
+from fedgaze.federate.setup import Setup, reason
 from fedgaze.federate.strategies import resolve_strategy, restore_memory, strategy_memory
 from fedgaze.measure import causal_drop, mass_on
 from fedgaze.store import Run, load_tensors, save_tensors
@@ -179,7 +179,7 @@ class Server:
         try:
             return self._try_look(state, name)
         except Exception as error:  # noqa: BLE001 - a failing explanation ends no training
-            return {"failed": f"{type(error).__name__}: {error}"}
+            return {"failed": reason(error)}
 
     def _try_look(self, state: State, name: str) -> dict[str, Any]:
         spec, number = self.setup.task.xai, self.record["round"]

@@ -21,7 +21,7 @@ from fedgaze.models import build_model, choose_device, task_object
 from fedgaze.train import evaluate
 from fedgaze.xai import explain, find_method, resolve_layers
 
-__all__ = ["Setup", "prepare", "seeded", "setup_of", "threads"]
+__all__ = ["Setup", "prepare", "reason", "seeded", "setup_of", "threads"]
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,11 @@ def setup_of(task: Task) -> Setup:
 def _cached(values: str, directory: Path | None) -> Setup:
     task = parse_task(json.loads(values), directory)
     return Setup(task, _load(task), choose_device(task.device))
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, as a record says it: our own sentences need no type before them."""
+    return str(error) if isinstance(error, FedgazeError) else f"{type(error).__name__}: {error}"
 
 
 @contextmanager
