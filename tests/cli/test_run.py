@@ -101,6 +101,17 @@ def test_ctrl_c_says_how_to_go_on(task: Path, monkeypatch: pytest.MonkeyPatch) -
     assert json.loads(Path("runs/tiny/summary.json").read_text())["status"] == "complete"
 
 
+def test_the_starter_project_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("init", "mine")[0] == 0
+    monkeypatch.chdir(tmp_path / "mine")
+    code, output = call("run", "conf/config.yaml", "num_rounds=3")
+    assert code == 0, output
+    summary = json.loads(Path("runs/starter/summary.json").read_text())
+    assert summary["rounds"][-1]["global"]["accuracy"] > 0.8
+    assert "failed" not in json.dumps(summary["rounds"])
+
+
 @pytest.mark.slow
 def test_the_demo_names_the_planted_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

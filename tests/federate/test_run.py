@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 from tests.federate.conftest import Silent
 
+from fedgaze import explain
+from fedgaze.data import hold_back, load_digits, partition
 from fedgaze.errors import FedgazeError
+from fedgaze.models import DigitsNet
 from fedgaze.store import Run, load_tensors
 
 CarryOut = Callable[..., Run]
@@ -64,6 +67,38 @@ def test_what_a_round_leaves_behind(carry_out: CarryOut) -> None:
             expected = {each[key] for each in manifest["maps"] for key in ("picture", "raw_map")}
             assert names == expected | {"manifest.json"}
     assert not list(run.path.rglob("*.tmp")) + list(run.path.rglob(".client_*"))
+
+
+def test_samples_are_those_that_a_client_trained_on(carry_out: CarryOut) -> None:
+    entries = carry_out(num_rounds=1).summary["rounds"][0]["clients"]
+    digits = load_digits(seed=42).keep(["1", "4", "7"])
+    labels = digits.train.labels
+    assert sum(entry["samples"] for entry in entries) == pytest.approx(0.8 * len(labels), rel=0.02)
+    for entry, own in zip(entries, partition(labels, 3, "dirichlet", 1.0, 42), strict=True):
+        held = sum(max(round(0.2 * n), 1) for n in labels[own].bincount().tolist() if n > 1)
+        assert entry["samples"] == len(own) - held
+
+
+def test_maps_are_of_the_weights_that_they_name(carry_out: CarryOut) -> None:
+    run = carry_out(num_rounds=1)
+    digits = load_digits(seed=42).keep(["1", "4", "7"])
+    own = partition(digits.train.labels, 3, "dirichlet", 1.0, 42)[1]
+    _, held = hold_back(digits.train.labels[own], 0.2, 42)
+    folder = run.path / "heatmaps" / "round_1" / "client_1"
+    weights = {
+        "received": load_tensors(run.checkpoint(0)),
+        "trained": local_models(run, 1)[1],
+    }
+    for each in json.loads((folder / "manifest.json").read_text())["maps"]:
+        model = DigitsNet(num_classes=3)
+        model.load_state_dict(weights[each["weights"]])
+        image = digits.train[own[held[each["sample"]]][None]]
+        expected = explain(model, image, "gradcam", each["class"], "conv3")
+        np.testing.assert_allclose(
+            np.load(folder / each["raw_map"]), expected.raw[0], rtol=1e-4, atol=1e-6
+        )
+        probability = expected.logits.softmax(1)[0, each["class"]].item()
+        assert each["probability"] == pytest.approx(probability, rel=1e-4)
 
 
 def test_hashes_tell_who_had_which_weights(carry_out: CarryOut) -> None:
