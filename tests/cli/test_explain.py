@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from fedgaze.cli import pictures
 from fedgaze.cli.app import app
+from fedgaze.report import explained
 
 MODEL = """
 from torch import nn
@@ -198,13 +198,13 @@ def test_batches_change_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) ->
         square(place / f"p/{index}.png", size, (index % 5, 0, index % 5 + 2, 3))
     (place / "p/2x.png").touch()
     seen: list[int] = []
-    true = pictures.explain
+    true = explained.explain
 
     def counted(model: Any, images: Any, *rest: Any) -> Any:
         seen.append(len(images))
         return true(model, images, *rest)
 
-    monkeypatch.setattr(pictures, "explain", counted)
+    monkeypatch.setattr(explained, "explain", counted)
     assert explain("--image-dir", "p", "--batch-size", "2", "--output", "two").exit_code == 1
     assert seen == [2, 1, 2, 2, 1, 2]
     assert explain("--image-dir", "p", "--batch-size", "1", "--output", "one").exit_code == 1
@@ -260,14 +260,14 @@ def test_ctrl_c_keeps_the_record_of_what_is_done(
 ) -> None:
     for name in "abc":
         square(place / f"{name}.png", (10, 10), (0, 0, 5, 5))
-    true = pictures.read_image
+    true = explained.read_image
 
     def interrupted(path: Path) -> Image.Image:
         if path.name == "c.png":
             raise KeyboardInterrupt
         return true(path)
 
-    monkeypatch.setattr(pictures, "read_image", interrupted)
+    monkeypatch.setattr(explained, "read_image", interrupted)
     done = explain("a.png", "b.png", "c.png", "--batch-size", "1")
     assert done.exit_code == 130
     assert [line["file"] for line in lines()] == ["a.png"]

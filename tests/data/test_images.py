@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedgaze.data.images import find_images, read_image
+from fedgaze.data import find_images, read_image
 from fedgaze.errors import FedgazeError
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fedgaze.data.images import read_image
+from fedgaze.data import read_image
 from fedgaze.errors import FedgazeError
 from fedgaze.models import Classifier, Preprocess, imagenet_classes, open_classifier
 

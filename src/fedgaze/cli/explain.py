@@ -123,13 +123,13 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     """
     files = _files([*(images or []), *(image or [])], image_dir)
 
-    from fedgaze.cli.outputs import OutputFolder
+    from fedgaze.store import OutputFolder
 
     folder = OutputFolder(output)
     console = Console(highlight=False, soft_wrap=True)
     with console.status("Opening the model"):
-        from fedgaze.cli.pictures import How, explain_files
         from fedgaze.models import choose_device, open_classifier
+        from fedgaze.report import How, explain_files
 
         place = choose_device(device)
         classifier = open_classifier(
@@ -176,7 +176,7 @@ def _files(files: list[Path], directory: Path | None) -> list[Path]:
             there = [each.name for each in file.parent.iterdir()] if file.parent.is_dir() else []
             raise FedgazeError(f"{file} is not a file{nearest(file.name, there)}")
     if directory is not None:
-        from fedgaze.data.images import find_images
+        from fedgaze.data import find_images
 
         files = [*files, *find_images(directory)]
     if not files:

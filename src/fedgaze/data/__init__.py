@@ -1,6 +1,7 @@
 """Get images, and split them over clients. Images are float32 ``(N, C, H, W)`` in [0, 1]."""
 
 from fedgaze.data.dataset import Dataset, Images, StackedImages
+from fedgaze.data.images import find_images, read_image
 from fedgaze.data.mark import PlantedImages, mark_mask, stamp
 from fedgaze.data.sources import data_sets, load_dataset, load_digits, load_folder, read_folder
 from fedgaze.data.split import hold_back, partition, probe_indices
@@ -11,6 +12,7 @@ __all__ = [
     "PlantedImages",
     "StackedImages",
     "data_sets",
+    "find_images",
     "hold_back",
     "load_dataset",
     "load_digits",
@@ -19,5 +21,6 @@ __all__ = [
     "partition",
     "probe_indices",
     "read_folder",
+    "read_image",
     "stamp",
 ]

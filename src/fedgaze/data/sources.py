@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedgaze.data.dataset import Dataset, Images, StackedImages
+from fedgaze.data.images import read_image
 from fedgaze.errors import FedgazeError, nearest
 
 __all__ = ["data_sets", "load_dataset", "load_digits", "load_folder", "read_folder"]
@@ -96,8 +97,6 @@ class ImageFiles:
 
     def _read(self, path: Path) -> Tensor:
         from torchvision.transforms.v2 import functional
-
-        from fedgaze.data.images import read_image
 
         picture = read_image(path).convert("L" if self.channels == 1 else "RGB")
         # The shorter side is scaled and the middle kept, as image classifiers are used to.

@@ -1,5 +1,6 @@
-"""What people look at: the self-contained page of a federated run."""
+"""What people look at: overlays of pictures, and the self-contained page of a federated run."""
 
 from fedgaze.report.build import write_federated_report
+from fedgaze.report.explained import How, Result, explain_files
 
-__all__ = ["write_federated_report"]
+__all__ = ["How", "Result", "explain_files", "write_federated_report"]

@@ -1,4 +1,4 @@
-"""What lasts: the record of a run, written so that it is whole after every round."""
+"""What lasts: files that are whole or not there, and the record of a run."""
 
 from fedgaze.store.files import (
     atomic,
@@ -8,9 +8,11 @@ from fedgaze.store.files import (
     write_json,
     write_text,
 )
+from fedgaze.store.outputs import OutputFolder
 from fedgaze.store.run import Run, unfinished_runs
 
 __all__ = [
+    "OutputFolder",
     "Run",
     "atomic",
     "load_tensors",

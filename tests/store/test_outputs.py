@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedgaze.cli.outputs import OutputFolder
 from fedgaze.errors import FedgazeError
+from fedgaze.store import OutputFolder
 
 OVERLAY = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
 HEATMAP = np.array([[0.0, 0.25], [0.5, 1.0]], dtype=np.float32)

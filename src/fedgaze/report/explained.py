@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fedgaze.cli.outputs import OutputFolder
-from fedgaze.data.images import read_image
+from fedgaze.data import read_image
 from fedgaze.errors import FedgazeError
 from fedgaze.models import Classifier, find_class
+from fedgaze.store import OutputFolder
 from fedgaze.xai import Explanation, explain, overlay
 
 __all__ = ["How", "Result", "explain_files"]
