@@ -8,7 +8,7 @@ PLANTED = 2
 
 
 def demo_task(seed: int = 0) -> Task:
-    """The demo's task: four clients, five rounds, a corner mark in the data of client 2.
+    """The demo's task: four clients, six rounds, a corner mark in the data of client 2.
 
     Its digits are public, so clients share their pictures, and the server looks at each update
     with images of its own as well. The target layer is the last convolution, before BatchNorm:
@@ -23,15 +23,15 @@ def demo_task(seed: int = 0) -> Task:
             "random_seed": seed,
             "model": {"_target_": "fedgaze.models.DigitsNet"},
             "dataset": {"name": "digits", "alpha": 1.0, "plant": {"clients": [PLANTED]}},
-            "learning_rate": 3e-3,
+            "learning_rate": 2e-3,
             "batch_size": 16,
             "num_epochs": 5,
-            "num_rounds": 5,
+            "num_rounds": 6,
             "num_clients": 4,
             "xai": {
                 "layer": "conv3",
                 "run_location": "both",
-                "samples_per_class": 4,
+                "samples_per_class": 5,
                 "share": "overlays",
             },
         }
