@@ -105,7 +105,9 @@ def test_the_starter_project_runs_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     assert call("init", "mine")[0] == 0
     monkeypatch.chdir(tmp_path / "mine")
-    code, output = call("run", "conf/config.yaml", "num_rounds=3")
+    code, output = call(
+        "run", "conf/config.yaml", "num_rounds=3", "xai.method=gradcam++", "server.strategy=fedavg"
+    )
     assert code == 0, output
     summary = json.loads(Path("runs/starter/summary.json").read_text())
     assert summary["rounds"][-1]["global"]["accuracy"] > 0.8

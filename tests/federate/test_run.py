@@ -12,8 +12,12 @@ from PIL import Image
 from tests.federate.conftest import Silent
 
 from fedgaze import explain
+from fedgaze.config import parse_task
 from fedgaze.data import hold_back, load_digits, partition
 from fedgaze.errors import FedgazeError
+from fedgaze.federate import prepare, start
+from fedgaze.federate.client import Client
+from fedgaze.federate.exchange import pack
 from fedgaze.models import DigitsNet
 from fedgaze.store import Run, load_tensors
 
@@ -147,11 +151,6 @@ def test_only_what_may_leaves_a_client(
     has_profile: bool,
     endings: set[str],
 ) -> None:
-    from fedgaze.config import parse_task
-    from fedgaze.federate.client import Client
-    from fedgaze.federate.exchange import pack
-    from fedgaze.federate.setup import prepare
-
     setup = prepare(parse_task(small(xai={"share": share})))
     reply = Client(setup, 0, tmp_path).train(pack(setup.new_model().state_dict()), 1)
     files = reply.config_records.get("shared", {})
@@ -169,6 +168,20 @@ def test_heatmaps_of_another_run_are_not_replaced(carry_out: CarryOut, tmp_path:
         carry_out(name="b", num_rounds=1, random_seed=9, xai={"save_dir": maps})
     assert (tmp_path / "maps/round_1/client_0/manifest.json").read_bytes() == before
     assert not (tmp_path / "b").exists()
+
+
+def test_each_round_and_each_client_draws_anew_and_a_repetition_does_not(
+    small: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    setup = prepare(parse_task(small(xai={"enabled": False})))
+    weights = pack(setup.new_model().state_dict())
+
+    def trained(client: int, number: int) -> bytes:
+        reply = Client(setup, client, tmp_path).train(weights, number)
+        return reply.array_records["arrays"]["fc.weight"].numpy().tobytes()
+
+    assert trained(0, 1) == trained(0, 1)
+    assert len({trained(0, 1), trained(0, 2), trained(1, 1)}) == 3
 
 
 @pytest.mark.parametrize("where", ["client", "server", "both"])
@@ -206,8 +219,6 @@ def test_a_failing_explanation_ends_no_training(
 def test_a_failing_client_concerns_itself_only(
     carry_out: CarryOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedgaze.federate.client import Client
-
     honest = Client.train
 
     def sometimes(self: Client, *arguments: Any) -> Any:
@@ -225,8 +236,6 @@ def test_a_failing_client_concerns_itself_only(
 def test_a_round_without_any_update_stops_the_run(
     carry_out: CarryOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedgaze.federate.client import Client
-
     def never(*_: object) -> None:
         raise RuntimeError("no")
 
@@ -238,8 +247,6 @@ def test_a_round_without_any_update_stops_the_run(
 def test_too_few_updates_are_not_merged(
     carry_out: CarryOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedgaze.federate.client import Client
-
     honest = Client.train
 
     def only_the_first(self: Client, *arguments: Any) -> Any:
@@ -283,9 +290,6 @@ def test_clients_of_a_round_are_chosen_by_seed(carry_out: CarryOut) -> None:
 def test_the_observer_is_told_everything(
     small: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    from fedgaze.config import parse_task
-    from fedgaze.federate import start
-
     watch = Silent()
     start(parse_task(small(num_rounds=1)), tmp_path / "r", watch)
     assert watch.told[0] == ("run", 1, 0)
