@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from fedgaze.report.charts import Chart, Series, learning_charts, look_charts
 from fedgaze.report.gallery import Gallery, make_gallery
+from fedgaze.report.pictures import colour_scale
 from fedgaze.report.record import Record, Source, mapping, number, read_record
 from fedgaze.report.strip import make_strip
 from fedgaze.report.verdict import findings, judge
@@ -81,6 +82,7 @@ def _render(record: Record) -> str:
         looks=looks,
         sources=[each for each in sources if any(each in chart.series for chart in looks)],
         gallery=gallery,
+        scale=colour_scale(),
         final=_final_table(record),
         troubles=_troubles(record),
         settings=list(_settings(record.task)),

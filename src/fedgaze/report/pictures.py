@@ -14,7 +14,7 @@ from PIL import Image
 
 from fedgaze.report.record import mapping, number
 
-__all__ = ["Album", "Shot", "data_uri", "mean_heat", "read_folder", "thumbnail"]
+__all__ = ["Album", "Shot", "colour_scale", "data_uri", "mean_heat", "read_folder", "thumbnail"]
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -176,6 +176,11 @@ def _mean(maps: Sequence[Array | None]) -> Array | None:
         return None
     mean: Array = np.mean(known, axis=0)
     return mean
+
+
+def colour_scale() -> str:
+    """The colours of heat from none to most, as the average maps show them: a data URI."""
+    return _heat_picture(np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0), 256)
 
 
 def _heat_picture(values: Array, side: int) -> str:
