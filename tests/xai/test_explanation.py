@@ -89,6 +89,7 @@ def test_save_writes_what_it_says(explanation: Explanation, tmp_path: Path) -> N
     assert manifest["layers"] == ["bn2"]
     assert manifest["images"][1] == {
         "name": "dog",
+        "image": 1,
         "target": 2,
         "predicted": int(explanation.predicted[1]),
         "score": pytest.approx(float(explanation.scores[1])),
@@ -163,8 +164,8 @@ def test_a_file_that_cannot_be_written_whole_is_not_there(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["one"], "1 different names for 2 images"),
-        (["one", "one"], "1 different names for 2 images"),
+        (["one"], "1 different names for 2 maps"),
+        (["one", "one"], "1 different names for 2 maps"),
         (["one", "../two"], r"'\.\./two' cannot name a file"),
         (["one", ""], "'' cannot name a file"),
     ],

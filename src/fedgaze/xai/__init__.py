@@ -11,8 +11,10 @@ from fedgaze.xai.colour import overlay
 from fedgaze.xai.explainer import explain
 from fedgaze.xai.explanation import Explanation
 from fedgaze.xai.layers import Layer, Layers, list_layers, resolve_layers
-from fedgaze.xai.methods import Method, find_method, grad_cam, grad_cam_plus_plus, list_methods
-from fedgaze.xai.targets import Targets, logits_of
+from fedgaze.xai.methods import find_method, grad_cam, grad_cam_plus_plus, list_methods
+from fedgaze.xai.outputs import logits_of, predictions, probabilities
+from fedgaze.xai.registry import Method
+from fedgaze.xai.targets import Target, Targets
 
 __all__ = [
     "Capture",
@@ -21,6 +23,7 @@ __all__ = [
     "Layer",
     "Layers",
     "Method",
+    "Target",
     "Targets",
     "auto_layer",
     "explain",
@@ -31,5 +34,7 @@ __all__ = [
     "list_methods",
     "logits_of",
     "overlay",
+    "predictions",
+    "probabilities",
     "resolve_layers",
 ]

@@ -1,8 +1,7 @@
 """Capture: one forward pass that keeps what the target layers said, and their gradients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -11,25 +10,99 @@ import torch
 from torch import Tensor, nn
 
 from fedgaze.errors import FedgazeError
+from fedgaze.xai.backward import gradients_of
+from fedgaze.xai.inputs import Inputs
 from fedgaze.xai.running import frozen, running
+from fedgaze.xai.tokens import main_tensor, with_main
 
 __all__ = ["Capture", "Captured"]
 
 
-@dataclass(frozen=True, eq=False)
 class Captured:
     """What one forward pass left.
 
     Attributes:
-        activations: By layer, in the order in which the layers ran: ``(N, K, h, w)``, detached.
-        gradients: Of the sum of the scores, by layer, in the same shapes. Those of a float16 model
-            are float32.
+        activations: By layer, in the order in which the layers ran: ``(N, K, h, w)``, or whatever
+            the layer returns; detached, unless the graph was asked for.
         calls: How often each layer ran; what is kept is its last call.
+        patches: The size of the first output that a module of ``patches`` gave; None without one.
     """
 
-    activations: dict[str, Tensor]
-    gradients: dict[str, Tensor]
-    calls: dict[str, int]
+    def __init__(
+        self,
+        held: dict[str, Tensor],
+        scores: Tensor,
+        calls: dict[str, int],
+        patches: tuple[int, ...] | None,
+        *,
+        graph: bool,
+        retain: bool,
+    ) -> None:
+        self.activations = held if graph else {name: each.detach() for name, each in held.items()}
+        self.calls = calls
+        self.patches = patches
+        self._held = held
+        self._columns = (scores,) if scores.dim() == 1 else scores.unbind(1)
+        self._graph = graph
+        self._retain = retain
+        self._first: dict[str, Tensor] | None = None
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """Of the sum of the (first) scores, by layer, in the shapes of the activations.
+
+        Those of a float16 model are float32.
+        """
+        return self.gradients_of(0)
+
+    def gradients_of(self, column: int) -> dict[str, Tensor]:
+        """Of the sum of the scores in a column. Ask for the columns in their order, each once.
+
+        Raises:
+            FedgazeError: A layer has no gradient.
+        """
+        if column == 0 and self._first is not None:
+            return self._first
+        more = self._retain or column + 1 < len(self._columns)
+        held = list(self._held.values())
+        found = gradients_of(self._columns[column], held, retain=more, graph=self._graph)
+        named: dict[str, Tensor] = {}
+        for name, gradient in zip(self._held, found, strict=True):
+            if gradient is None:
+                raise FedgazeError(
+                    f"the score does not depend on layer {name!r} in a way that has gradients: the "
+                    "model does not use its output, or detaches what follows"
+                )
+            named[name] = gradient
+        if column == 0:
+            self._first = named
+        return named
+
+    def curvature_of(self, column: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Gradients g, and the products ``d(g . A)/dA`` of the Hessian with the activations."""
+        first = gradients_of(self._columns[column], list(self._held.values()), graph=True)
+        gradients: dict[str, Tensor] = {}
+        products: dict[str, Tensor] = {}
+        for (name, held), gradient in zip(self._held.items(), first, strict=True):
+            if gradient is None:
+                raise FedgazeError(f"the score does not depend on layer {name!r}")
+            product = None
+            # Where the way to the score is linear, the gradient is a constant without a graph.
+            if gradient.requires_grad:
+                product = torch.autograd.grad(
+                    gradient, held, held.detach(), retain_graph=True, allow_unused=True
+                )[0]
+            gradients[name] = gradient.detach()
+            products[name] = torch.zeros_like(held) if product is None else product.detach()
+        return gradients, products
+
+    def has_way_back(self) -> bool:
+        """Whether each layer has gradients."""
+        try:
+            self.gradients_of(0)
+        except FedgazeError:
+            return False
+        return True
 
 
 class Capture:
@@ -46,6 +119,11 @@ class Capture:
     Args:
         model: Any module.
         layers: Modules of it, by name.
+        gradients: Whether gradients are wanted; without them nothing has a graph.
+        graph: Whether activations and gradients keep their graph, back to parameters and images
+            (for training with them).
+        retain: Whether the way back may be gone more than once, as `Captured.curvature_of` does.
+        patches: Modules of which the first that runs tells the size of the grid of patches.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)).train()
     >>> with Capture(model, {"0": model[0]}) as capture:
@@ -54,16 +132,28 @@ class Capture:
     True
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        *,
+        gradients: bool = True,
+        graph: bool = False,
+        retain: bool = False,
+        patches: Sequence[nn.Module] = (),
+    ) -> None:
         self._model = model
         self._layers = layers
+        self._wants_gradients = gradients
+        self._graph = graph
+        self._retain = retain
+        self._patch_layers = patches
         self._stack = ExitStack()
-        self._held: dict[str, Tensor] = {}
-        self._versions: dict[str, int] = {}
-        self._calls: dict[str, int] = {}
+        self._clear()
 
     def __enter__(self) -> Self:
         hooks = [(layer, partial(self._keep, name)) for name, layer in self._layers.items()]
+        hooks += [(layer, self._note_patches) for layer in self._patch_layers]
         self._forward = self._stack.enter_context(running(self._model, hooks))
         return self
 
@@ -75,99 +165,89 @@ class Capture:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def run(self, images: Tensor, score: Callable[[Any], Tensor]) -> Captured:
+    def run(self, images: Tensor | Inputs, score: Callable[[Any], Tensor]) -> Captured:
         """Run the model once and go back from its scores to the layers.
 
         A model that runs its target layer in a ``no_grad`` block of its own is run a second time,
         with its parameters frozen and gradient mode on, so that the graph outlives the block.
 
         Args:
-            images: ``(N, C, H, W)``, on the model's device.
-            score: From the model's output to the scores ``(N,)``.
+            images: ``(N, C, H, W)``, on the model's device; or all arguments of the model.
+            score: From the model's output to the scores, ``(N,)``, or ``(N, S)`` for several
+                targets an image.
 
         Raises:
             FedgazeError: A layer did not run, returned no numbers, has no gradient or was
                 overwritten.
         """
         try:
-            gradients = self._backward(self._scores(images, score, grad_below=False))
-            if None in gradients:
+            captured = self._captured(images, score, grad_below=self._graph)
+            if self._wants_gradients and not (self._graph or captured.has_way_back()):
+                del captured
                 with frozen(self._model):
-                    gradients = self._backward(self._scores(images, score, grad_below=True))
-            return self._captured(gradients)
+                    captured = self._captured(images, score, grad_below=True)
+                    captured.gradients_of(0)
+            for name, held in self._held.items():
+                if held._version != self._versions[name]:  # noqa: SLF001
+                    raise FedgazeError(
+                        f"the output of layer {name!r} is overwritten in place elsewhere in the "
+                        "model, with which it shares memory; choose the layer before or after it"
+                    )
+            return captured
         finally:
-            self._held = {}
+            self._clear()
 
-    def _scores(
-        self, images: Tensor, score: Callable[[Any], Tensor], *, grad_below: bool
-    ) -> Tensor:
-        self._held, self._versions, self._calls = {}, {}, {}
+    def _clear(self) -> None:
+        self._held: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
+        self._calls: dict[str, int] = {}
+        self._patches: tuple[int, ...] | None = None
+
+    def _captured(
+        self, images: Tensor | Inputs, score: Callable[[Any], Tensor], *, grad_below: bool
+    ) -> Captured:
+        self._clear()
+        args, kwargs = images.call() if isinstance(images, Inputs) else ([images], {})
         with torch.set_grad_enabled(grad_below):
-            outputs = self._forward(images)
+            outputs = self._forward(*args, **kwargs)
         for name in self._layers:
             if name not in self._held:
                 raise FedgazeError(
                     f"layer {name!r} did not run, at least not as a module of its own; choose one "
                     "that runs when the model is called"
                 )
-        with torch.enable_grad():
-            return score(outputs)
+        with torch.set_grad_enabled(self._wants_gradients or self._graph):
+            scores = score(outputs)
+        return Captured(
+            self._held, scores, self._calls, self._patches, graph=self._graph, retain=self._retain
+        )
 
-    def _keep(self, name: str, module: nn.Module, inputs: Any, output: Any) -> Any:
+    def _keep(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> Any:
         """Forward hook: keep the output and hand on a clone, which in-place work may overwrite."""
-        if isinstance(output, tuple) and output:
-            first = self._keep(name, module, inputs, output[0])
-            return getattr(output, "_make", tuple)([first, *output[1:]])
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            what = output.dtype if isinstance(output, Tensor) else type(output).__name__
+        tensor = main_tensor(output)
+        if tensor is None or not tensor.is_floating_point():
+            what = type(output).__name__ if tensor is None else tensor.dtype
             raise FedgazeError(
                 f"layer {name!r} returns {what}; allowed is a layer that returns a feature map "
-                "(N, K, h, w)"
+                "(N, K, h, w) or tokens (N, T, K)"
             )
-        if torch.is_inference_mode_enabled() or output.is_inference():
-            raise FedgazeError(
-                f"layer {name!r} runs in the model's own inference_mode block, where nothing has "
-                "gradients; use no_grad there, or choose a layer after it"
-            )
-        torch.set_grad_enabled(True)
-        # A layer that an earlier one feeds stays in the graph, or the earlier one had no gradient.
-        if not (self._held and output.requires_grad):
-            output = output.detach().requires_grad_()
+        if self._wants_gradients:
+            if torch.is_inference_mode_enabled() or tensor.is_inference():
+                raise FedgazeError(
+                    f"layer {name!r} runs in the model's own inference_mode block, where nothing "
+                    "has gradients; use no_grad there, or choose a layer after it"
+                )
+            torch.set_grad_enabled(True)
+            # One that an earlier layer feeds stays in the graph, or that had no gradient.
+            if not ((self._held or self._graph) and tensor.requires_grad):
+                tensor = tensor.detach().requires_grad_()
         # Taken out first, so that the layers stand in the order of their last calls.
         self._held.pop(name, None)
-        self._held[name] = output
-        self._versions[name] = output._version  # noqa: SLF001
+        self._held[name] = tensor
+        self._versions[name] = tensor._version  # noqa: SLF001
         self._calls[name] = self._calls.get(name, 0) + 1
-        return output.clone()
+        return with_main(output, tensor.clone())
 
-    def _backward(self, scores: Tensor) -> list[Tensor | None]:
-        held = list(self._held.values())
-        if not scores.requires_grad:
-            return [None] * len(held)
-        if torch.float16 not in {tensor.dtype for tensor in (scores, *held)}:
-            ones = torch.ones_like(scores)
-            return list(torch.autograd.grad(scores, held, ones, allow_unused=True))
-        # float16 ends at 6e-8 and at 65504: start high and come down until nothing overflows.
-        scale = 2.0**15 if scores.dtype == torch.float16 else 2.0**24
-        while True:
-            seed = torch.full_like(scores, scale)
-            found = torch.autograd.grad(scores, held, seed, retain_graph=True, allow_unused=True)
-            if scale == 1 or all(g is None or bool(g.isfinite().all()) for g in found):
-                return [None if g is None else g.float() / scale for g in found]
-            scale = max(1.0, scale / 2**6)
-
-    def _captured(self, gradients: list[Tensor | None]) -> Captured:
-        found: dict[str, Tensor] = {}
-        for (name, tensor), gradient in zip(self._held.items(), gradients, strict=True):
-            if gradient is None:
-                raise FedgazeError(
-                    f"the score does not depend on layer {name!r} in a way that has gradients: the "
-                    "model does not use its output, or detaches what follows"
-                )
-            if tensor._version != self._versions[name]:  # noqa: SLF001
-                raise FedgazeError(
-                    f"the output of layer {name!r} is overwritten in place elsewhere in the model, "
-                    "with which it shares memory; choose the layer before or after it"
-                )
-            found[name] = gradient
-        return Captured({name: t.detach() for name, t in self._held.items()}, found, self._calls)
+    def _note_patches(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if self._patches is None and isinstance(output, Tensor):
+            self._patches = tuple(output.shape[2:])

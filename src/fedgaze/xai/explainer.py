@@ -1,60 +1,93 @@
 """Explain: from a model and images to an Explanation."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.xai.auto import auto_layer
-from fedgaze.xai.capture import Capture, Captured
 from fedgaze.xai.explanation import Explanation
+from fedgaze.xai.inputs import Images, Inputs, read_inputs
 from fedgaze.xai.layers import Layers, layer_names, named_layers, unwrap
-from fedgaze.xai.maps import FUSIONS, INTERPOLATIONS, channels_first, fuse, is_flat, to_heatmaps
-from fedgaze.xai.methods import Method, find_method
-from fedgaze.xai.targets import Scorer, Targets, read_targets
+from fedgaze.xai.maps import FUSIONS, INTERPOLATIONS, fuse, is_flat, to_heatmaps
+from fedgaze.xai.memory import Chunks, read_bytes
+from fedgaze.xai.methods import find_method, list_methods
+from fedgaze.xai.outputs import predictions
+from fedgaze.xai.passes import Part, Plan
+from fedgaze.xai.registry import Method
+from fedgaze.xai.runner import Budget
+from fedgaze.xai.targets import Classes, Target, Targets, read_targets
 
 __all__ = ["explain"]
 
+SMOOTHINGS = ("augment", "eigen")
+PRECISIONS = ("full", "fast", "bf16")
+
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_BRIGHTNESS = (0.9, 1.0, 1.1)
+_OUTER_BATCH = 16
 
 
 def explain(  # noqa: PLR0913 - each has a default that most people keep
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     method: str = "gradcam",
     targets: Targets = None,
     layers: Layers = None,
     *,
     fusion: str = "mean",
+    relu: bool | None = None,
+    smoothing: str | Sequence[str] = (),
+    precision: str = "full",
     batch_size: int | None = None,
+    memory: int | str | None = None,
+    differentiable: bool = False,
     interpolation: str = "bilinear",
+    **options: Any,
 ) -> Explanation:
     """Show where a model looks.
 
-    The model runs once, in eval mode, and is left as it was found (train or eval mode, gradients,
-    hooks, statistics, random state). It may be frozen, in train mode or under ``no_grad``. Only the
-    automatic choice of a layer runs one image more, once for a model and a size of images.
+    The model runs in eval mode, and is left as it was found (train or eval mode, gradients, hooks,
+    statistics, random state). It may be frozen, in train mode, compiled, or under ``no_grad``. For
+    most methods it runs once. The automatic choice of a layer runs one image more, once for a model
+    and a size of images.
 
     Args:
-        model: A classifier, or any module if targets is a function.
+        model: A classifier, or any module if targets says what is explained.
         images: ``(N, C, H, W)`` or ``(C, H, W)``, floats, preprocessed as the model wants them;
-            brought to the model's device and dtype.
-        method: ``"gradcam"`` or ``"gradcam++"``; see `list_methods`.
+            brought to the model's device and dtype. Volumes and videos are ``(N, C, D, H, W)``. For
+            a model that takes more than images: all its arguments, as a sequence or by name; what
+            has N rows is one an image.
+        method: A name; see `list_methods`.
         targets: What is explained: None for the predicted class, a class index for all images, one
-            an image, or a function from the model's output to scores ``(N,)``, called once for each
-            batch.
+            an image, ``(N, S)`` for several an image, a `Target` such as ``top_k(3)`` or
+            ``contrast(3, 5)``, or a function from the model's output to scores ``(N,)``.
         layers: None or ``"auto"`` (see `auto_layer`), or what `resolve_layers` takes: a name, a
             Conv2d index, ``"first"``, ``"middle"``, ``"last"``, a module, or several of these. A
             layer that runs more than once is explained at its last call.
         fusion: How the maps of several layers, each divided by its maximum, become one: ``"mean"``,
             ``"max"``, or ``"weighted"``: a mean with the weights 1, 2, … L in the order in which
             the layers ran, so that the deepest counts most.
-        batch_size: How many images run at once; None for all.
+        relu: Whether only what speaks for the target is kept; None for what the method's paper
+            does. Without it maps are signed, and heatmaps in [-1, 1].
+        smoothing: ``"augment"``: the mean of the maps of six versions of each image (mirrored or
+            not, with 0.9, 1 and 1.1 of its values); ``"eigen"``: of weighted activations the first
+            principal component instead of the sum over channels; or both.
+        precision: ``"full"`` runs the model as it is. ``"fast"`` runs a copy with convolutions and
+            BatchNorm fused, channels last, ``"bf16"`` that copy in bfloat16; see `fedgaze.xai.fast`.
+            Where it would gain nothing, the model runs as it is, and the explanation says why.
+        batch_size: How many images, or variants of images, run at once. It is halved where memory
+            runs out. None: all images where each runs once, else what fits into the memory.
+        memory: How much a pass may take, in bytes or such as ``"512MiB"`` (which is what methods
+            that run many variants take by themselves).
+        differentiable: Whether heatmaps, raw maps and scores keep their graph back to the
+            parameters, and to images that ask for gradients, so that a map can be trained with.
         interpolation: How maps are brought to the size of the images: ``"bilinear"``,
             ``"bicubic"`` or ``"nearest"``.
+        options: Of the method; see ``find_method(name).options``.
 
     Returns:
         Heatmaps, raw maps, scores and flags; see `Explanation`.
@@ -70,122 +103,193 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
     >>> explanation.layers, explanation.heatmaps.shape, explanation.raw.shape
     (('1',), torch.Size([3, 8, 6]), torch.Size([3, 6, 4]))
     """
-    compute = find_method(method)
+    found = find_method(method)
+    found.check_options(options)
     _check_choice("fusion", fusion, FUSIONS)
     _check_choice("interpolation", interpolation, INTERPOLATIONS)
+    _check_choice("precision", precision, PRECISIONS)
+    smoothings = _read_smoothing(smoothing, found)
+    budget = _read_budget(batch_size, memory)
     model = unwrap(model)
     named = named_layers(model)
-    chosen = layer_names(named, layers)
-    images = _prepared(model, images)
-    classes = read_targets(targets, len(images))
-    size = len(images) if batch_size is None else batch_size
-    if size < 1:
-        raise FedgazeError(f"batch_size is {batch_size}; allowed is 1 and more")
-    names = [auto_layer(model, images) if name is None else name for name in chosen]
-    modules = {name: named[name] for name in names}
-    batches: list[_Batch] = []
-    with Capture(model, modules) as capture:
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            part = classes[start : start + size] if isinstance(classes, Tensor) else classes
-            scorer = Scorer(part, len(batch))
-            captured = capture.run(batch, scorer)
-            batches.append(_Batch.of(captured, scorer, modules, compute))
-            del captured  # before the next batch needs the memory
-    per_layer = {
-        name: torch.cat([batch.maps[name] for batch in batches]) for name in batches[0].maps
-    }
+    if layers is not None and not found.layers:
+        raise FedgazeError(f"{found.name} explains no layer; leave layers out, or use a CAM method")
+    chosen = layer_names(named, layers) if found.layers else []
+    if differentiable:
+        _check_differentiable(found, precision)
+    inputs = read_inputs(model, images)
+    size = tuple(inputs.images.shape[2:])
+    if len(size) == 3 and interpolation == "bicubic":
+        raise FedgazeError("interpolation is 'bicubic'; for volumes allowed are bilinear, nearest")
+    target = _read_target(targets, len(inputs), found)
+    names = [auto_layer(model, inputs) if name is None else name for name in chosen]
+    reason = None
+    if precision != "full":
+        from fedgaze.xai.fast import prepare
+
+        prepared = prepare(model, inputs, names, precision)
+        model, reason = prepared.model, prepared.reason
+        inputs = replace(inputs, images=prepared.images(inputs.images))
+        named = named_layers(model)
+    plan = Plan(
+        model=model,
+        modules={name: named[name] for name in names},
+        method=found,
+        options=options,
+        target=target,
+        relu=found.relu if relu is None else relu,
+        eigen="eigen" in smoothings,
+        graph=differentiable,
+        budget=budget,
+    )
+    chunks = _outer_chunks(plan, inputs)
+    work = _augmented if "augment" in smoothings else _once
+    parts = list(chunks.over(len(inputs), lambda start, stop: work(plan, inputs, start, stop)))
+    return _assembled(parts, plan, inputs, fusion, interpolation, precision, reason)
+
+
+def _once(plan: Plan, inputs: Inputs, start: int, stop: int) -> Part:
+    rows = torch.arange(start, stop, device=inputs.images.device)
+    return plan.part(inputs.take(start, stop), rows)
+
+
+def _augmented(plan: Plan, inputs: Inputs, start: int, stop: int) -> Part:
+    """The mean over versions of the images, all explained for what the unchanged ones show."""
+    original = _once(plan, inputs, start, stop)
+    same = replace(plan, target=original.scorer.fixed())
+    batch = inputs.take(start, stop)
+    sums = {name: torch.zeros_like(each) for name, each in original.maps.items()}
+    finite = original.finite
+    rows = torch.arange(stop - start, device=inputs.images.device)
+    for mirrored in (False, True):
+        for factor in _BRIGHTNESS:
+            pixels = batch.images * factor
+            pixels = pixels.flip(-1) if mirrored else pixels
+            part = same.part(replace(batch, images=pixels), rows)
+            finite = finite & part.finite
+            for name, each in part.maps.items():
+                sums[name] = sums[name] + (each.flip(-1) if mirrored else each)
+    versions = 2 * len(_BRIGHTNESS)
+    maps = {name: each / versions for name, each in sums.items()}
+    return replace(original, maps=maps, attributions=None, finite=finite)
+
+
+def _assembled(
+    parts: Sequence[Part],
+    plan: Plan,
+    inputs: Inputs,
+    fusion: str,
+    interpolation: str,
+    precision: str,
+    reason: str | None,
+) -> Explanation:
+    size = tuple(inputs.images.shape[2:])
+    keep = _kept(parts)
+    count, several = keep.shape
+
+    def rows(each: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(each)).flatten(0, 1)[keep.flatten()]
+
+    per_layer = {name: rows([part.maps[name] for part in parts]) for name in parts[0].maps}
     maps = list(per_layer.values())
     raw = maps[0] if len(maps) == 1 else fuse(maps, fusion, interpolation)
-    logits = torch.cat([batch.logits for batch in batches])
-    explained = [batch.classes for batch in batches if batch.classes is not None]
+    logits = torch.cat([part.scorer.logits for part in parts])
+    classes = [part.scorer.classes for part in parts]
+    attributions = [part.attributions for part in parts]
+    images = torch.arange(count, device=keep.device)[:, None].expand(count, several)
+    finite = rows([part.finite for part in parts])
     return Explanation(
-        heatmaps=to_heatmaps(raw, images.shape[2:], interpolation),
+        heatmaps=to_heatmaps(raw, size, interpolation),
         raw=raw,
         per_layer=per_layer,
-        targets=torch.cat(explained) if explained else None,
-        scores=torch.cat([batch.scores for batch in batches]),
+        attributions=None if None in attributions else rows(attributions),
+        images=images.flatten()[keep.flatten()],
+        targets=None if None in classes else rows(classes),
+        scores=rows([part.scorer.scores for part in parts]),
         logits=logits,
-        predicted=logits.argmax(1),
-        layers=tuple(per_layer),
-        method=method,
+        predicted=predictions(logits),
+        layers=tuple(per_layer) if plan.method.layers else (),
+        method=plan.method.name,
         fusion=fusion,
-        flags=_flags(maps, batches, model, size),
+        precision=precision if reason is None else f"full: {reason}",
+        flags=_flags(maps, finite, max(part.calls for part in parts), plan.model, len(parts)),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """What is kept of a batch once activations and gradients are let go."""
-
-    maps: dict[str, Tensor]
-    finite: Tensor
-    calls: int
-    logits: Tensor
-    classes: Tensor | None
-    scores: Tensor
-
-    @classmethod
-    def of(
-        cls, captured: Captured, scorer: Scorer, modules: dict[str, nn.Module], compute: Method
-    ) -> "_Batch":
-        maps: dict[str, Tensor] = {}
-        finite = torch.ones_like(scorer.scores, dtype=torch.bool)
-        for name, activations in captured.activations.items():
-            # Half precision is for running models: sums over a map would lose what is small.
-            wide = torch.promote_types(activations.dtype, torch.float32)
-            pair = activations.to(wide), captured.gradients[name].to(wide)
-            if not channels_first(name, modules[name], activations):
-                pair = pair[0].movedim(3, 1), pair[1].movedim(3, 1)
-            maps[name] = compute(*pair)
-            for tensor in (*pair, maps[name]):
-                # One NaN or infinity is enough to make a sum so, and a sum is one quick pass.
-                finite &= tensor.sum(tuple(range(1, tensor.dim()))).isfinite()
-        maps = {name: torch.where(finite[:, None, None], raw, 0) for name, raw in maps.items()}
-        calls = max(captured.calls.values())
-        return cls(maps, finite, calls, scorer.logits, scorer.classes, scorer.scores)
+def _kept(parts: Sequence[Part]) -> Tensor:
+    """Which targets of which images count: bool ``(N, S)``."""
+    return torch.cat([
+        torch.ones_like(part.finite) if part.scorer.keep is None else part.scorer.keep
+        for part in parts
+    ])
 
 
 def _check_choice(what: str, value: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise FedgazeError(
-            f"{what} is {value!r}; allowed are {', '.join(allowed)}{nearest(value, allowed)}"
+            f"{what} is {value!r}; allowed are {', '.join(allowed)}{nearest(str(value), allowed)}"
         )
 
 
-def _prepared(model: nn.Module, images: Tensor) -> Tensor:
-    """Images as a batch, on the model's device and of its dtype."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        what = images.dtype if isinstance(images, Tensor) else type(images).__name__
+def _read_smoothing(smoothing: str | Sequence[str], method: Method) -> tuple[str, ...]:
+    wanted = (smoothing,) if isinstance(smoothing, str) else tuple(smoothing)
+    for each in wanted:
+        _check_choice("smoothing", each, SMOOTHINGS)
+    if "eigen" in wanted and method.kind != "weights":
         raise FedgazeError(
-            f"images are {what}; allowed is a tensor of floats, preprocessed as the model wants it"
+            f"smoothing is 'eigen', which {method.name} has no use for: it does not weight channels"
         )
-    if images.dim() == 3:
-        images = images[None]
-    if images.dim() != 4 or not images.numel():
-        raise FedgazeError(
-            f"images have the shape {tuple(images.shape)}; allowed is (N, C, H, W) or (C, H, W)"
-        )
-    for tensor in chain(model.parameters(), model.buffers()):
-        if tensor.is_floating_point():
-            return images.to(tensor)
-    return images
+    return wanted
+
+
+def _read_budget(batch_size: int | None, memory: int | str | None) -> Budget:
+    if batch_size is not None and batch_size < 1:
+        raise FedgazeError(f"batch_size is {batch_size}; allowed is 1 and more")
+    return Budget(batch_size, None if memory is None else read_bytes(memory))
+
+
+def _check_differentiable(method: Method, precision: str) -> None:
+    if not method.differentiable:
+        allowed = ", ".join(each.name for each in list_methods() if each.differentiable)
+        raise FedgazeError(f"maps of {method.name} cannot be trained with; allowed are {allowed}")
+    if precision != "full":
+        raise FedgazeError(f"precision is {precision!r}; maps to train with need 'full'")
+
+
+def _read_target(targets: Targets, count: int, method: Method) -> Target:
+    target = read_targets(targets, count)
+    if method.score is None:
+        return target
+    if not isinstance(target, Classes):
+        raise FedgazeError(f"{method.name} explains classes; allowed as targets are classes")
+    return target.changed(method.score)
+
+
+def _outer_chunks(plan: Plan, inputs: Inputs) -> Chunks:
+    """How many images go through all of a method at once."""
+    count, budget = len(inputs), plan.budget
+    if budget.batch_size is None and budget.memory is None:
+        return Chunks(min(count, _OUTER_BATCH) if plan.method.kind == "run" else count)
+    key = ("all of", plan.method.name, *plan.modules, tuple(inputs.images.shape[1:]))
+    one = inputs.take(0, 1)
+    first = torch.zeros(1, dtype=torch.long, device=inputs.images.device)
+    found = budget.chunks(plan.model, key, lambda: plan.probe(one, first))
+    return Chunks(min(count, found.size))
 
 
 def _flags(
-    maps: list[Tensor], batches: list[_Batch], model: nn.Module, size: int
+    maps: Sequence[Tensor], finite: Tensor, calls: int, model: nn.Module, batches: int
 ) -> tuple[tuple[str, ...], ...]:
-    finite = torch.cat([batch.finite for batch in batches])
-    zero = torch.stack([each.amax((1, 2)) == 0 for each in maps]).all(0)
+    zero = torch.stack([(each == 0).flatten(1).all(1) for each in maps]).all(0)
     flat = torch.stack([is_flat(each) for each in maps]).all(0)
     columns = {
         "not_finite": ~finite,
         "no_positive_evidence": zero & finite,
         "constant": flat & ~zero,
     }
-    if size > 1 and len(finite) > 1 and any(_asks_the_batch(part) for part in model.modules()):
+    if batches < len(finite) and any(_asks_the_batch(part) for part in model.modules()):
         columns["batch_dependent"] = torch.ones_like(finite)
-    if (calls := batches[0].calls) > 1:
+    if calls > 1:
         columns[f"last_of_{calls}_calls"] = torch.ones_like(finite)
     rows = torch.stack(list(columns.values()), dim=1).tolist()
     return tuple(tuple(flag for flag, on in zip(columns, row, strict=True) if on) for row in rows)

@@ -21,24 +21,33 @@ MANIFEST = "explanation.json"
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where a model looked, for N images. Every tensor is detached and on the model's device.
+    """Where a model looked: R maps for N images, one each unless several targets were asked.
+
+    Every tensor is on the model's device, and detached unless ``differentiable`` was asked for.
 
     Attributes:
-        heatmaps: ``(N, H, W)`` in [0, 1], at the size of the images: the raw map brought to that
-            size and divided by its maximum. 0 is no evidence for the target.
-        raw: ``(N, h, w)``, not negative. Of one layer: what the method gave, at the layer's size.
-            Of several: their maps, each divided by its maximum and brought to the size of the
-            finest, fused.
-        per_layer: What the method gave for each layer, ``(N, h, w)`` by name.
-        targets: ``(N,)``: the explained classes; None where a function was explained.
-        scores: ``(N,)``: the scores that were explained.
-        logits: What the model said, ``(N, classes)``. Where a function is explained: of whatever
-            shape, and the scores ``(N, 1)`` if there are no logits in the output.
+        heatmaps: ``(R, H, W)`` in [0, 1], at the size of the images: the raw map brought to that
+            size and divided by its maximum. 0 is no evidence for the target. Of signed maps
+            (``relu=False``) in [-1, 1], divided by the greatest absolute value. Of volumes
+            ``(R, D, H, W)``.
+        raw: ``(R, h, w)``. Of one layer: what the method gave, at the layer's size. Of several:
+            their maps, each divided by its maximum and brought to the size of the finest, fused.
+        per_layer: What the method gave for each layer, ``(R, h, w)`` by name; of methods that
+            explain no layer under ``"input"`` or ``"attention"``.
+        attributions: Of methods that judge each number of an image: ``(R, C, H, W)``, signed;
+            else None.
+        images: ``(R,)``: which image each map belongs to. With S targets an image, the rows of an
+            image stand together: ``heatmaps.unflatten(0, (N, S))``.
+        targets: ``(R,)``: the explained classes; None where no class was explained.
+        scores: ``(R,)``: the scores that were explained.
+        logits: What the model said, ``(N, classes)``. Where no class is explained: of whatever
+            shape, and the scores ``(N, S)`` if there are no logits in the output.
         predicted: ``(N,)``: the classes of the greatest logits.
         layers: Names of the layers, in the order in which they ran.
         method: Name of the method.
         fusion: How several layers were fused.
-        flags: By image, what a person should know before believing the map:
+        precision: As asked for, or ``"full: "`` with the reason why it gained nothing.
+        flags: By map, what a person should know before believing it:
             ``no_positive_evidence`` (the map is zero), ``constant`` (it is the same everywhere and
             says nothing of where; the heatmap is zero), ``not_finite`` (activations or gradients
             are NaN or infinite; the map is zero), ``batch_dependent`` (the model normalises over
@@ -49,6 +58,8 @@ class Explanation:
     heatmaps: Tensor
     raw: Tensor
     per_layer: dict[str, Tensor]
+    attributions: Tensor | None
+    images: Tensor
     targets: Tensor | None
     scores: Tensor
     logits: Tensor
@@ -56,6 +67,7 @@ class Explanation:
     layers: tuple[str, ...]
     method: str
     fusion: str
+    precision: str
     flags: tuple[tuple[str, ...], ...]
 
     def __len__(self) -> int:
@@ -71,9 +83,12 @@ class Explanation:
             colormap: The name of a Matplotlib colour map.
 
         Returns:
-            uint8 ``(N, H, W, 3)``.
+            uint8 ``(R, H, W, 3)``.
         """
-        return overlay(images, self.heatmaps, alpha=alpha, colormap=colormap)
+        pictures = images[None] if images.dim() == 3 else images
+        if len(pictures) == len(self.predicted) != len(self):
+            pictures = pictures[self.images.to(pictures.device)]
+        return overlay(pictures, self.heatmaps, alpha=alpha, colormap=colormap)
 
     def save(
         self,
@@ -89,7 +104,7 @@ class Explanation:
         Args:
             directory: Made if it is not there.
             images: As for `overlay`; without them no overlays are written.
-            names: What the files of each image are called, by default ``0000``, ``0001`` …
+            names: What the files of each map are called, by default ``0000``, ``0001`` …
             alpha: As for `overlay`.
             colormap: As for `overlay`.
 
@@ -108,7 +123,7 @@ class Explanation:
         stems = [f"{i:04d}" for i in range(len(self))] if names is None else list(names)
         self._check_names(stems)
         writers: dict[str, Callable[[BinaryIO], object]] = {}
-        for stem, heatmap in zip(stems, self.heatmaps.float().cpu().numpy(), strict=True):
+        for stem, heatmap in zip(stems, self.heatmaps.detach().float().cpu().numpy(), strict=True):
             writers[f"{stem}.heatmap.npy"] = partial(np.save, arr=heatmap)
         if images is not None:
             overlays = self.overlay(images, alpha=alpha, colormap=colormap).cpu().numpy()
@@ -125,7 +140,7 @@ class Explanation:
     def _check_names(self, names: Sequence[str]) -> None:
         if len(names) != len(self) or len(set(names)) != len(names):
             raise FedgazeError(
-                f"there are {len(set(names))} different names for {len(self)} images; give one each"
+                f"there are {len(set(names))} different names for {len(self)} maps; give one each"
             )
         for name in names:
             if not name or name != Path(name).name:
@@ -135,15 +150,24 @@ class Explanation:
         scores = [score if math.isfinite(score) else None for score in self.scores.tolist()]
         targets = [None] * len(self) if self.targets is None else self.targets.tolist()
         # For an output such as a mask's, one predicted class an image does not exist.
-        predicted = self.predicted.tolist() if self.predicted.dim() == 1 else [None] * len(self)
+        several = self.predicted.dim() != 1
+        predicted = [None] * len(self) if several else self.predicted[self.images].tolist()
         return {
             "method": self.method,
             "layers": list(self.layers),
             "fusion": self.fusion,
+            "precision": self.precision,
             "images": [
-                {"name": name, "target": target, "predicted": best, "score": score, "flags": flags}
-                for name, target, best, score, flags in zip(
-                    names, targets, predicted, scores, self.flags, strict=True
+                {
+                    "name": name,
+                    "image": image,
+                    "target": target,
+                    "predicted": best,
+                    "score": score,
+                    "flags": flags,
+                }
+                for name, image, target, best, score, flags in zip(
+                    names, self.images.tolist(), targets, predicted, scores, self.flags, strict=True
                 )
             ],
         }

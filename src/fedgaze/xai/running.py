@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = ["frozen", "running"]
 
@@ -21,8 +22,8 @@ _STANCE_LOCK = threading.RLock()
 
 @contextmanager
 def running(
-    model: nn.Module, hooks: Iterable[tuple[nn.Module, Hook]]
-) -> Iterator[Callable[[Tensor], Any]]:
+    model: nn.Module, hooks: Iterable[tuple[nn.Module, Hook]] = ()
+) -> Iterator[Callable[..., Any]]:
     """Give a way to run the model in eval mode with forward hooks on some modules.
 
     Afterwards, also after an exception, hooks, train or eval mode of every module, the random state
@@ -35,7 +36,7 @@ def running(
         hooks: Modules with what to call after each ran.
 
     Yields:
-        From images to the model's output, in the gradient mode of the caller.
+        From the model's arguments to its output, in the gradient mode of the caller.
     """
     listening = 0
 
@@ -56,14 +57,16 @@ def running(
             stack.callback(module.register_forward_hook(guarded(hook)).remove)
         call = _without_inference_tensors(model, modules)
 
-        def forward(images: Tensor) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
             nonlocal listening
-            devices = [images.device] if images.is_cuda else []
+            # Clones: some models change their input in place.
+            args, kwargs = tree_map_only(Tensor, Tensor.clone, (args, kwargs))
+            tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            devices = {tensor.device for tensor in tensors if tensor.is_cuda}
             with torch.random.fork_rng(devices):
                 listening = threading.get_ident()
                 try:
-                    # A clone: some models change their input in place.
-                    return call(images.detach().clone())
+                    return call(*args, **kwargs)
                 finally:
                     listening = 0
 
@@ -123,7 +126,7 @@ def _is_compiled(module: nn.Module) -> bool:
 
 def _without_inference_tensors(
     model: nn.Module, modules: Iterable[nn.Module]
-) -> Callable[[Tensor], Any]:
+) -> Callable[..., Any]:
     """The model, or, where parts of it were made in inference mode, the model with clones of them.
 
     Autograd keeps weights for the way back, and refuses those made in inference mode.
@@ -138,4 +141,4 @@ def _without_inference_tensors(
         return model
     named = chain(model.named_parameters(), model.named_buffers())
     clones = {name: tensor.clone() for name, tensor in named if tensor.is_inference()}
-    return lambda images: torch.func.functional_call(model, clones, (images,))
+    return lambda *args, **kwargs: torch.func.functional_call(model, clones, args, kwargs)

@@ -1,0 +1,48 @@
+"""The way back: gradients of scores, also where float16 would lose them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["gradients_of"]
+
+
+def gradients_of(
+    scores: Tensor, inputs: Sequence[Tensor], *, retain: bool = False, graph: bool = False
+) -> list[Tensor | None]:
+    """Go back from the sum of the scores.
+
+    Args:
+        scores: ``(N,)``.
+        inputs: On what they may depend.
+        retain: Whether the way can be gone again.
+        graph: Whether the gradients have a graph of their own.
+
+    Returns:
+        A gradient an input, float32 if anything is float16; None where the scores do not depend on
+        it.
+    """
+    if not scores.requires_grad:
+        return [None] * len(inputs)
+    retain = retain or graph
+    if torch.float16 not in {tensor.dtype for tensor in (scores, *inputs)}:
+        seed = torch.ones_like(scores)
+        return _back(scores, inputs, seed, retain=retain, graph=graph)
+    # float16 ends at 6e-8 and at 65504: start high and come down until nothing overflows.
+    scale = 2.0**15 if scores.dtype == torch.float16 else 2.0**24
+    while True:
+        found = _back(scores, inputs, torch.full_like(scores, scale), retain=True, graph=graph)
+        if scale == 1 or all(g is None or bool(g.isfinite().all()) for g in found):
+            return [None if g is None else g.float() / scale for g in found]
+        scale = max(1.0, scale / 2**6)
+
+
+def _back(
+    scores: Tensor, inputs: Sequence[Tensor], seed: Tensor, *, retain: bool, graph: bool
+) -> list[Tensor | None]:
+    return list(
+        torch.autograd.grad(
+            scores, inputs, seed, retain_graph=retain, create_graph=graph, allow_unused=True
+        )
+    )

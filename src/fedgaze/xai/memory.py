@@ -1,0 +1,117 @@
+"""Memory: how much a run takes, and how many images go into one."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fedgaze.errors import FedgazeError
+
+__all__ = ["Chunks", "peak_bytes", "read_bytes"]
+
+T = TypeVar("T")
+
+
+def read_bytes(memory: int | str) -> int:
+    """Read an amount of memory: a number of bytes, or with a unit.
+
+    Raises:
+        FedgazeError: It is none.
+
+    >>> read_bytes("512MiB")
+    536870912
+    """
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        found = int(TypeAdapter(ByteSize).validate_python(memory))
+    except ValidationError:
+        found = 0
+    if found < 1:
+        raise FedgazeError(f"memory is {memory!r}; allowed is a size such as '512MiB' or '2GB'")
+    return found
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Call a function and count the most bytes of tensors, made by it, that lived at one time."""
+    with _Watch() as watch:
+        run()
+    return watch.peak
+
+
+class _Watch(TorchDispatchMode):
+    """Counts the storages that operations return, until nobody holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = set(map(_identity, _storages((args, kwargs))))
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            identity = _identity(storage)
+            if identity not in given and identity not in self._live:
+                self._live[identity] = storage.nbytes()
+                weakref.finalize(storage, self._live.pop, identity, None)
+        self.peak = max(self.peak, sum(self._live.values()))
+        return result
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _identity(storage: torch.UntypedStorage) -> int:
+    return storage._cdata  # noqa: SLF001 - of empty storages, data_ptr is the same
+
+
+class Chunks:
+    """Cuts work into chunks, and into smaller ones where memory runs out.
+
+    Args:
+        size: How many at once.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def over(self, count: int, work: Callable[[int, int], T]) -> Iterator[T]:
+        """Do the work from start to stop, for chunks that cover 0 to count.
+
+        Raises:
+            FedgazeError: Memory runs out for a single one.
+        """
+        start = 0
+        while start < count:
+            stop = min(start + self.size, count)
+            try:
+                result = work(start, stop)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if self.size == 1:
+                    raise FedgazeError(
+                        "there is not enough memory for a single image; use smaller images, or "
+                        "another device"
+                    ) from error
+                result = None
+            if result is None:
+                # Out of the except block, which holds what filled the memory.
+                self.size = max(1, (stop - start) // 2)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            yield result
+            start = stop
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -1,0 +1,96 @@
+"""The methods, by name."""
+
+from collections.abc import Iterable
+
+from fedgaze.errors import FedgazeError, nearest
+from fedgaze.xai.methods.cam import (
+    grad_cam,
+    grad_cam_plus_plus,
+    grad_cam_plus_plus_weights,
+    grad_cam_weights,
+    x_grad_cam_weights,
+)
+from fedgaze.xai.methods.eigen import eigen_cam, eigen_grad_cam
+from fedgaze.xai.methods.elementwise import (
+    elementwise_weights,
+    hires_cam_weights,
+    layer_cam_weights,
+)
+from fedgaze.xai.registry import Method, third_party
+
+__all__ = ["find_method", "grad_cam", "grad_cam_plus_plus", "list_methods"]
+
+_WAY_BACK = "1 forward pass, and back from the score to the layer"
+
+
+def _by_name(methods: Iterable[Method]) -> dict[str, Method]:
+    return {method.name: method for method in methods}
+
+
+_BUILT_IN = _by_name(
+    (
+        Method(
+            "gradcam",
+            grad_cam_weights,
+            "weights",
+            _WAY_BACK,
+            "Selvaraju et al., ICCV 2017, Eq. 1-2",
+        ),
+        Method(
+            "gradcam++",
+            grad_cam_plus_plus_weights,
+            "weights",
+            _WAY_BACK,
+            "Chattopadhay et al., WACV 2018, Eq. 5, 10, 19",
+        ),
+        Method("xgradcam", x_grad_cam_weights, "weights", _WAY_BACK, "Fu et al., BMVC 2020, Eq. 8"),
+        Method(
+            "hirescam", hires_cam_weights, "weights", _WAY_BACK, "Draelos and Carin, 2020, Eq. 5"
+        ),
+        Method(
+            "layercam", layer_cam_weights, "weights", _WAY_BACK, "Jiang et al., TIP 2021, Eq. 5-6"
+        ),
+        Method(
+            "gradcam_elementwise", elementwise_weights, "weights", _WAY_BACK, "pytorch-grad-cam"
+        ),
+        Method(
+            "eigencam",
+            eigen_cam,
+            "map",
+            "1 forward pass",
+            "Muhammad and Yeasin, IJCNN 2020",
+            gradients=False,
+        ),
+        Method("eigengradcam", eigen_grad_cam, "map", _WAY_BACK, "pytorch-grad-cam"),
+    )
+)
+
+
+def list_methods() -> tuple[Method, ...]:
+    """All methods: those of fedgaze, then those of other packages.
+
+    >>> [method.name for method in list_methods()][:1]
+    ['gradcam']
+    """
+    return tuple({**third_party(), **_BUILT_IN}.values())
+
+
+def find_method(name: str) -> Method:
+    """Return the method of a name.
+
+    Raises:
+        FedgazeError: There is none.
+
+    >>> find_method("grad-cam")
+    Traceback (most recent call last):
+    fedgaze.errors.FedgazeError: there is no method 'grad-cam'; allowed are gradcam, ...
+    """
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]
+    methods = {**_BUILT_IN, **third_party()}
+    if name not in methods:
+        raise FedgazeError(
+            f"there is no method {name!r}; allowed are {', '.join(methods)}"
+            f"{nearest(str(name), methods)}"
+        )
+    return methods[name]
