@@ -15,7 +15,18 @@ from fedgaze.xai.inputs import Inputs
 from fedgaze.xai.running import frozen, running
 from fedgaze.xai.tokens import main_tensor, with_main
 
-__all__ = ["Capture", "Captured"]
+__all__ = ["Capture", "Captured", "FirstSize"]
+
+
+class FirstSize:
+    """A forward hook that notes the positions ``(h, w)`` of the first output that it sees."""
+
+    size: tuple[int, ...] | None = None
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        """See the class."""
+        if self.size is None and isinstance(output, Tensor):
+            self.size = tuple(output.shape[2:])
 
 
 class Captured:
@@ -152,8 +163,10 @@ class Capture:
         self._clear()
 
     def __enter__(self) -> Self:
-        hooks = [(layer, partial(self._keep, name)) for name, layer in self._layers.items()]
-        hooks += [(layer, self._note_patches) for layer in self._patch_layers]
+        hooks: list[tuple[nn.Module, Callable[..., Any]]] = [
+            (layer, self._note) for layer in self._patch_layers
+        ]
+        hooks += [(layer, partial(self._keep, name)) for name, layer in self._layers.items()]
         self._forward = self._stack.enter_context(running(self._model, hooks))
         return self
 
@@ -201,7 +214,7 @@ class Capture:
         self._held: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
         self._calls: dict[str, int] = {}
-        self._patches: tuple[int, ...] | None = None
+        self._patches = FirstSize()
 
     def _captured(
         self, images: Tensor | Inputs, score: Callable[[Any], Tensor], *, grad_below: bool
@@ -219,7 +232,12 @@ class Capture:
         with torch.set_grad_enabled(self._wants_gradients or self._graph):
             scores = score(outputs)
         return Captured(
-            self._held, scores, self._calls, self._patches, graph=self._graph, retain=self._retain
+            self._held,
+            scores,
+            self._calls,
+            self._patches.size,
+            graph=self._graph,
+            retain=self._retain,
         )
 
     def _keep(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -248,6 +266,5 @@ class Capture:
         self._calls[name] = self._calls.get(name, 0) + 1
         return with_main(output, tensor.clone())
 
-    def _note_patches(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        if self._patches is None and isinstance(output, Tensor):
-            self._patches = tuple(output.shape[2:])
+    def _note(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._patches(module, inputs, output)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
     fusion: str = "mean",
     relu: bool | None = None,
     smoothing: str | Sequence[str] = (),
-    precision: str = "full",
+    precision: Literal["full", "fast", "bf16"] = "full",
     batch_size: int | None = None,
     memory: int | str | None = None,
     differentiable: bool = False,
@@ -77,8 +77,9 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
             not, with 0.9, 1 and 1.1 of its values); ``"eigen"``: of weighted activations the first
             principal component instead of the sum over channels; or both.
         precision: ``"full"`` runs the model as it is. ``"fast"`` runs a copy with convolutions and
-            BatchNorm fused, channels last, ``"bf16"`` that copy in bfloat16; see `fedgaze.xai.fast`.
-            Where it would gain nothing, the model runs as it is, and the explanation says why.
+            BatchNorm fused, channels last, ``"bf16"`` that copy in bfloat16; see
+            `fedgaze.xai.fast.prepare`. Where that gains nothing or is not sound, the next slower
+            one runs, and `Explanation.precision` says why.
         batch_size: How many images, or variants of images, run at once. It is halved where memory
             runs out. None: all images where each runs once, else what fits into the memory.
         memory: How much a pass may take, in bytes or such as ``"512MiB"`` (which is what methods
@@ -123,12 +124,14 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
         raise FedgazeError("interpolation is 'bicubic'; for volumes allowed are bilinear, nearest")
     target = _read_target(targets, len(inputs), found)
     names = [auto_layer(model, inputs) if name is None else name for name in chosen]
-    reason = None
+    ran: str = precision
     if precision != "full":
         from fedgaze.xai.fast import prepare
 
         prepared = prepare(model, inputs, names, precision)
-        model, reason = prepared.model, prepared.reason
+        model, ran = prepared.model, prepared.precision
+        if prepared.reason is not None:
+            ran = f"{ran}: {prepared.reason}"
         inputs = replace(inputs, images=prepared.images(inputs.images))
         named = named_layers(model)
     plan = Plan(
@@ -145,7 +148,8 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
     chunks = _outer_chunks(plan, inputs)
     work = _augmented if "augment" in smoothings else _once
     parts = list(chunks.over(len(inputs), lambda start, stop: work(plan, inputs, start, stop)))
-    return _assembled(parts, plan, inputs, fusion, interpolation, precision, reason)
+    how = _Shown(fusion, interpolation, ran)
+    return _assembled(parts, plan, size, how)
 
 
 def _once(plan: Plan, inputs: Inputs, start: int, stop: int) -> Part:
@@ -174,16 +178,17 @@ def _augmented(plan: Plan, inputs: Inputs, start: int, stop: int) -> Part:
     return replace(original, maps=maps, attributions=None, finite=finite)
 
 
+class _Shown(NamedTuple):
+    """What raw maps become, and what is told of it."""
+
+    fusion: str
+    interpolation: str
+    precision: str
+
+
 def _assembled(
-    parts: Sequence[Part],
-    plan: Plan,
-    inputs: Inputs,
-    fusion: str,
-    interpolation: str,
-    precision: str,
-    reason: str | None,
+    parts: Sequence[Part], plan: Plan, size: tuple[int, ...], how: _Shown
 ) -> Explanation:
-    size = tuple(inputs.images.shape[2:])
     keep = _kept(parts)
     count, several = keep.shape
 
@@ -192,36 +197,38 @@ def _assembled(
 
     per_layer = {name: rows([part.maps[name] for part in parts]) for name in parts[0].maps}
     maps = list(per_layer.values())
-    raw = maps[0] if len(maps) == 1 else fuse(maps, fusion, interpolation)
+    raw = maps[0] if len(maps) == 1 else fuse(maps, how.fusion, how.interpolation)
     logits = torch.cat([part.scorer.logits for part in parts])
-    classes = [part.scorer.classes for part in parts]
-    attributions = [part.attributions for part in parts]
+    classes = [each for part in parts if (each := part.scorer.classes) is not None]
+    attributions = [each for part in parts if (each := part.attributions) is not None]
     images = torch.arange(count, device=keep.device)[:, None].expand(count, several)
     finite = rows([part.finite for part in parts])
     return Explanation(
-        heatmaps=to_heatmaps(raw, size, interpolation),
+        heatmaps=to_heatmaps(raw, size, how.interpolation),
         raw=raw,
         per_layer=per_layer,
-        attributions=None if None in attributions else rows(attributions),
+        attributions=rows(attributions) if attributions else None,
         images=images.flatten()[keep.flatten()],
-        targets=None if None in classes else rows(classes),
+        targets=rows(classes) if classes else None,
         scores=rows([part.scorer.scores for part in parts]),
         logits=logits,
         predicted=predictions(logits),
         layers=tuple(per_layer) if plan.method.layers else (),
         method=plan.method.name,
-        fusion=fusion,
-        precision=precision if reason is None else f"full: {reason}",
+        fusion=how.fusion,
+        precision=how.precision,
         flags=_flags(maps, finite, max(part.calls for part in parts), plan.model, len(parts)),
     )
 
 
 def _kept(parts: Sequence[Part]) -> Tensor:
     """Which targets of which images count: bool ``(N, S)``."""
-    return torch.cat([
-        torch.ones_like(part.finite) if part.scorer.keep is None else part.scorer.keep
-        for part in parts
-    ])
+    return torch.cat(
+        [
+            torch.ones_like(part.finite) if part.scorer.keep is None else part.scorer.keep
+            for part in parts
+        ]
+    )
 
 
 def _check_choice(what: str, value: str, allowed: Collection[str]) -> None:

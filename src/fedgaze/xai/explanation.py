@@ -46,7 +46,8 @@ class Explanation:
         layers: Names of the layers, in the order in which they ran.
         method: Name of the method.
         fusion: How several layers were fused.
-        precision: As asked for, or ``"full: "`` with the reason why it gained nothing.
+        precision: What ran: ``"full"``, ``"fast"`` or ``"bf16"``; if not what was asked for, with
+            the reason after a colon.
         flags: By map, what a person should know before believing it:
             ``no_positive_evidence`` (the map is zero), ``constant`` (it is the same everywhere and
             says nothing of where; the heatmap is zero), ``not_finite`` (activations or gradients

@@ -67,7 +67,7 @@ def read_inputs(model: nn.Module, images: Images) -> Inputs:
     """
     given: dict[int | str, Any]
     if isinstance(images, Mapping):
-        given = dict(images)
+        given = {name: each for name, each in images.items()}  # noqa: C416
     elif isinstance(images, (tuple, list)):
         given = dict(enumerate(images))
     else:

@@ -40,15 +40,15 @@ def peak_bytes(run: Callable[[], object]) -> int:
     """Call a function and count the most bytes of tensors, made by it, that lived at one time."""
     with _Watch() as watch:
         run()
-    return watch.peak
+    return int(watch.peak)
 
 
 class _Watch(TorchDispatchMode):
     """Counts the storages that operations return, until nobody holds them."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak: int = 0
         self._live: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -70,7 +70,7 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 def _identity(storage: torch.UntypedStorage) -> int:
-    return storage._cdata  # noqa: SLF001 - of empty storages, data_ptr is the same
+    return int(storage._cdata)  # noqa: SLF001 - of empty storages, data_ptr is the same
 
 
 class Chunks:

@@ -7,13 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedgaze.xai.capture import Capture
+from fedgaze.errors import FedgazeError
+from fedgaze.xai.auto import auto_query
+from fedgaze.xai.backward import gradients_of
+from fedgaze.xai.capture import Capture, FirstSize
 from fedgaze.xai.inputs import Inputs
 from fedgaze.xai.maps import reduced
 from fedgaze.xai.methods.cam import weighted, wide
 from fedgaze.xai.methods.eigen import eigen_smooth
 from fedgaze.xai.registry import Method
 from fedgaze.xai.runner import Budget, Runner
+from fedgaze.xai.running import running
 from fedgaze.xai.targets import Scorer, Target
 from fedgaze.xai.tokens import lay_out, patch_layers
 
@@ -103,30 +107,31 @@ class Plan:
         with capture:
             captured = capture.run(inputs, scorer)
         size = tuple(inputs.images.shape[2:])
-        columns: list[dict[str, Tensor]] = []
-        finite: list[Tensor] = []
-        activations: dict[str, Tensor] = {}
         layouts = {
             name: lay_out(name, self.modules[name], each, captured.patches, size, len(inputs))
             for name, each in captured.activations.items()
         }
-        for name, each in captured.activations.items():
-            activations[name] = wide(layouts[name].to_map(each))
-        for column in range(scorer.scores.shape[1]):
+        activations = {
+            name: wide(layout.to_map(captured.activations[name]))
+            for name, layout in layouts.items()
+        }
+        columns: dict[str, list[Tensor]] = {name: [] for name in layouts}
+        finite: list[Tensor] = []
+        for column in range(scorer.scores.shape[1] if self.method.gradients else 1):
             gradients = captured.gradients_of(column) if self.method.gradients else {}
-            maps: dict[str, Tensor] = {}
-            fine = torch.ones_like(scorer.scores[:, column], dtype=torch.bool)
-            for name, A in activations.items():
-                g = wide(layouts[name].to_map(gradients[name])) if gradients else None
-                maps[name] = self._map(A, g)
-                for tensor in (A, g, maps[name]):
-                    if tensor is not None:
-                        fine &= _is_finite(tensor)
-            columns.append(maps)
+            fine = torch.ones_like(scorer.scores[:, 0], dtype=torch.bool)
+            for name, layout in layouts.items():
+                g = wide(layout.to_map(gradients[name])) if gradients else None
+                raw = self._map(activations[name], g)
+                columns[name].append(raw)
+                for tensor in (
+                    (activations[name], raw) if g is None else (activations[name], g, raw)
+                ):
+                    fine &= _is_finite(tensor)
             finite.append(fine)
-        stacked = {name: torch.stack([maps[name] for maps in columns], 1) for name in activations}
+        maps = {name: torch.stack(each, 1) for name, each in columns.items()}
         calls = max(captured.calls.values())
-        return self._part(stacked, None, torch.stack(finite, 1), calls, scorer)
+        return self._part(maps, None, torch.stack(finite, 1), calls, scorer)
 
     def _map(self, activations: Tensor, gradients: Tensor | None) -> Tensor:
         raw = self.method.compute(activations, gradients, **self.options)
@@ -137,7 +142,39 @@ class Plan:
         return weighted(activations, raw, relu=False)
 
     def _by_attention(self, inputs: Inputs, scorer: Scorer) -> Part:
-        raise NotImplementedError
+        from fedgaze.xai.attention import watching_attention
+
+        model, method, count = self.model, self.method, len(inputs)
+        read = {"query": auto_query(model, inputs), **self.options}
+        note = FirstSize()
+        hooks = [(layer, note) for layer in patch_layers(model)]
+        with (
+            running(model, hooks) as forward,
+            torch.set_grad_enabled(self.graph),
+            watching_attention(method.gradients or self.graph, count) as seen,
+        ):
+            args, kwargs = inputs.call()
+            scores = scorer(forward(*args, **kwargs))
+        size = tuple(inputs.images.shape[2:])
+        weights, layout = seen.between_patches(count, note.size, size)
+        maps: list[Tensor] = []
+        columns = scores.unbind(1) if method.gradients else scores[:, :1].unbind(1)
+        for index, column in enumerate(columns):
+            gradients = None
+            if method.gradients:
+                retain = index + 1 < len(columns)
+                gradients = gradients_of(column, weights, retain=retain, graph=self.graph)
+                if None in gradients:
+                    raise FedgazeError(
+                        "the score does not depend on the attention of all blocks in a way that "
+                        "has gradients; use attention_rollout"
+                    )
+            with torch.set_grad_enabled(self.graph):
+                tokens = method.compute(weights, gradients, prefix=layout.prefix, **read)
+                maps.append(wide(layout.to_map(tokens[:, :, None])[:, 0]))
+        raw = torch.stack(maps, 1)
+        finite = _is_finite(raw.flatten(0, 1)).view(raw.shape[:2])
+        return self._part({"attention": raw}, None, finite, 1, scorer)
 
     def _by_runs(self, inputs: Inputs, scorer: Scorer) -> Part:
         maps: dict[str, Tensor] = {}
@@ -146,7 +183,10 @@ class Plan:
         named = self.modules.items() if self.method.layers else [("input", None)]
         for name, module in named:
             layers = {} if module is None else {name: module}
-            with Runner(self.model, inputs, scorer, layers, self.budget, self.graph) as runner:
+            with (
+                Runner(self.model, inputs, scorer, layers, self.budget, graph=self.graph) as runner,
+                torch.set_grad_enabled(self.graph),
+            ):
                 found = wide(self.method.compute(runner, **self.options))
                 _ = runner.clean  # of methods that never ran the images themselves
                 calls = max(calls, runner.calls)
@@ -156,7 +196,8 @@ class Plan:
                 found = found.unflatten(0, attributions.shape[:2])
             maps[name] = found
         finite = torch.stack([_is_finite(each.flatten(0, 1)) for each in maps.values()]).all(0)
-        return self._part(maps, attributions, finite.view(scorer.scores.shape), calls, scorer)
+        finite = finite.view(len(inputs), -1)
+        return self._part(maps, attributions, finite, calls, scorer)
 
     def _part(
         self,
@@ -166,12 +207,19 @@ class Plan:
         calls: int,
         scorer: Scorer,
     ) -> Part:
+        # Methods that do not look at the target show the same for each.
+        maps = {name: _for_all(each, scorer) for name, each in maps.items()}
+        finite = _for_all(finite, scorer)
         if self.relu:
             maps = {name: each.relu() for name, each in maps.items()}
         maps = {name: _zero_where(~finite, each) for name, each in maps.items()}
         if attributions is not None:
             attributions = _zero_where(~finite, attributions)
         return Part(maps, attributions, finite, calls, scorer)
+
+
+def _for_all(tensor: Tensor, scorer: Scorer) -> Tensor:
+    return tensor.expand(-1, scorer.scores.shape[1], *tensor.shape[2:])
 
 
 def _is_finite(tensor: Tensor) -> Tensor:

@@ -31,9 +31,11 @@ class Method:
             - ``"weights"``: ``(A (N, K, *s), g (N, K, *s)) -> w``, broadcast against A. The raw map
               is ``relu(sum_k w A_k)``.
             - ``"map"``: ``(A, g) -> raw (N, *s)``, signed; g is None if it needs no gradients.
-            - ``"attention"``: ``(attentions, gradients) -> (N, T)``: the relevance of each token,
-              from the weights ``(N, heads, T, T)`` of each block, first to last, and theirs; None
-              if it needs no gradients.
+            - ``"attention"``: ``(attentions, gradients, *, query, prefix) -> (N, T)``: the
+              relevance of each token, from the weights ``(N, heads, T, T)`` of each block, first
+              to last, and theirs (None if it needs no gradients); query is ``"class"`` or
+              ``"mean"``, for which tokens are read at the end, prefix how many tokens lead that
+              are no patches.
             - ``"run"``: ``(runner) -> raw (N, S, *s)``, or ``(N, S, C, *size)`` where each number
               of the image is judged, for S targets an image; see `fedgaze.xai.Runner`.
         kind: See compute.
@@ -64,7 +66,11 @@ class Method:
     def options(self) -> dict[str, Any]:
         """The names of the options with their defaults."""
         found = inspect.signature(self.compute).parameters.values()
-        return {each.name: each.default for each in found if each.kind is each.KEYWORD_ONLY}
+        options = {each.name: each.default for each in found if each.kind is each.KEYWORD_ONLY}
+        if self.kind == "attention":
+            # How many tokens lead is found out.
+            options.pop("prefix", None)
+        return options
 
     def check_options(self, given: Mapping[str, Any]) -> None:
         """Find options that the method does not have.
@@ -94,7 +100,8 @@ def third_party() -> Mapping[str, Method]:
             method = point.load()
         except Exception as error:  # whatever a foreign package raises when it is imported
             raise FedgazeError(
-                f"the entry point {point.name!r} of {GROUP} ({point.value}) cannot be loaded: {error}"
+                f"the entry point {point.name!r} of {GROUP} ({point.value}) cannot be loaded: "
+                f"{error}"
             ) from error
         if not isinstance(method, Method):
             raise FedgazeError(

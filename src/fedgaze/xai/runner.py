@@ -184,7 +184,9 @@ class Runner:
             # A pass over the images themselves finds out at once what is explained.
             key = ("gradients", within is nullcontext)
             chunks = Chunks(len(self)) if itself else self._chunks(key, run)
-            yield from chunks.over(len(self) * count, lambda *span: run(*self._items(*span, count)))
+            yield from chunks.over(
+                len(self) * count, lambda start, stop: run(*self._items(start, stop, count))
+            )
 
     def captured(self, *, gradients: bool = True) -> MapPair:
         """Activations and gradients of the layer, channels first, tokens laid out as a grid."""
@@ -227,6 +229,8 @@ class Runner:
 
                 def swap(_module: nn.Module, _inputs: Any, output: Any) -> Any:
                     tensor = main_tensor(output)
+                    if tensor is None:
+                        return output
                     return with_main(output, layout.from_map(changed.to(tensor), tensor))
 
                 rows = n[:1] if alone else n
@@ -321,21 +325,17 @@ class Runner:
     ) -> Tensor:
         """Scores ``(N, S, count)`` of all variants, a chunk at a time."""
         chunks = self._chunks(key, run)
-        if one_image:
-            spans = [(image * count, count) for image in range(len(self))]
-        else:
-            spans = [(0, len(self) * count)]
-        parts = [
-            part
-            for begin, length in spans
-            for part in chunks.over(
-                length,
-                lambda start, stop, begin=begin: run(
-                    *self._items(begin + start, begin + stop, count)
-                ),
-            )
-        ]
-        return torch.cat(parts).unflatten(0, (len(self), count)).movedim(1, 2)
+        total = len(self) * count
+        step = count if one_image else total
+        parts: list[Tensor] = []
+        for begin in range(0, total, step):
+
+            def work(start: int, stop: int, begin: int = begin) -> Tensor:
+                return run(*self._items(begin + start, begin + stop, count))
+
+            parts += chunks.over(step, work)
+        scores: Tensor = torch.cat(parts).unflatten(0, (len(self), count))
+        return scores.movedim(1, 2)
 
     def _chunks(self, key: tuple[Any, ...], run: Callable[[Tensor, Tensor], object]) -> Chunks:
         first = torch.zeros(1, dtype=torch.long, device=self.images.device)

@@ -183,7 +183,7 @@ class Scorer:
 
     @property
     def keep(self) -> Tensor | None:
-        """bool ``(N, S)``: which scores count; None for all."""
+        """Which scores count, bool ``(N, S)``; None for all."""
         return None if self.settled is None else self.settled.keep
 
     def fixed(self) -> Target:

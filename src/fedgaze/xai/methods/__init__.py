@@ -16,6 +16,8 @@ from fedgaze.xai.methods.elementwise import (
     hires_cam_weights,
     layer_cam_weights,
 )
+from fedgaze.xai.methods.flow import attention_flow
+from fedgaze.xai.methods.rollout import attention_rollout, gradient_rollout, raw_attention
 from fedgaze.xai.registry import Method, third_party
 
 __all__ = ["find_method", "grad_cam", "grad_cam_plus_plus", "list_methods"]
@@ -62,6 +64,42 @@ _BUILT_IN = _by_name(
             gradients=False,
         ),
         Method("eigengradcam", eigen_grad_cam, "map", _WAY_BACK, "pytorch-grad-cam"),
+    Method(
+        "attention_rollout",
+        attention_rollout,
+        "attention",
+        "1 forward pass",
+        "Abnar and Zuidema, ACL 2020, Eq. 1",
+        layers=False,
+        gradients=False,
+    ),
+    Method(
+        "attention_flow",
+        attention_flow,
+        "attention",
+        "1 forward pass, and a maximum flow on the CPU",
+        "Abnar and Zuidema, ACL 2020, Section 3",
+        layers=False,
+        gradients=False,
+        differentiable=False,
+    ),
+    Method(
+        "raw_attention",
+        raw_attention,
+        "attention",
+        "1 forward pass",
+        "Abnar and Zuidema, ACL 2020, Section 2",
+        layers=False,
+        gradients=False,
+    ),
+    Method(
+        "gradient_rollout",
+        gradient_rollout,
+        "attention",
+        "1 forward pass, and back to the first block",
+        "Chefer, Gur and Wolf, ICCV 2021, Eq. 5-6",
+        layers=False,
+    ),
     )
 )
 
