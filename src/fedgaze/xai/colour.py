@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["ALPHA", "COLORMAP", "overlay"]
+__all__ = ["ALPHA", "COLORMAP", "colour_table", "overlay"]
 
 COLORMAP = "inferno"
 """Perceptually even: a step in heat looks the same anywhere, also without colour vision."""
@@ -41,7 +41,7 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise FedgazeError(f"alpha is {alpha}; allowed is 0 to 1")
-    table = _table(colormap)
+    table = colour_table(colormap)
     pictures = images.detach().to(heatmaps.device)
     pictures = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures.float()
     if pictures.dim() == 3:
@@ -64,8 +64,12 @@ def overlay(
 
 
 @lru_cache(maxsize=16)
-def _table(colormap: str) -> Tensor:
-    """The 256 colours ``(256, 3)`` of a colour map, in [0, 1]."""
+def colour_table(colormap: str) -> Tensor:
+    """Return the 256 colours ``(256, 3)`` of a Matplotlib colour map, in [0, 1].
+
+    Raises:
+        FedgazeError: There is no such colour map.
+    """
     from matplotlib import colormaps
 
     if colormap not in colormaps:

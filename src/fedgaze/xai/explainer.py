@@ -34,7 +34,7 @@ _OUTER_BATCH = 16
 def explain(  # noqa: PLR0913 - each has a default that most people keep
     model: nn.Module,
     images: Images,
-    method: str = "gradcam",
+    method: str | Method = "gradcam",
     targets: Targets = None,
     layers: Layers = None,
     *,
@@ -61,7 +61,7 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
             brought to the model's device and dtype. Volumes and videos are ``(N, C, D, H, W)``. For
             a model that takes more than images: all its arguments, as a sequence or by name; what
             has N rows is one an image.
-        method: A name; see `list_methods`.
+        method: A name (see `list_methods`), or a `Method` of your own.
         targets: What is explained: None for the predicted class, a class index for all images, one
             an image, ``(N, S)`` for several an image, a `Target` such as ``top_k(3)`` or
             ``contrast(3, 5)``, or a function from the model's output to scores ``(N,)``.
@@ -104,7 +104,7 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
     >>> explanation.layers, explanation.heatmaps.shape, explanation.raw.shape
     (('1',), torch.Size([3, 8, 6]), torch.Size([3, 6, 4]))
     """
-    found = find_method(method)
+    found = method if isinstance(method, Method) else find_method(method)
     found.check_options(options)
     _check_choice("fusion", fusion, FUSIONS)
     _check_choice("interpolation", interpolation, INTERPOLATIONS)

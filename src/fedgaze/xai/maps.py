@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["FUSIONS", "INTERPOLATIONS", "fuse", "is_flat", "reduced", "to_heatmaps"]
+__all__ = ["FUSIONS", "INTERPOLATIONS", "fuse", "is_flat", "reduced", "resized", "to_heatmaps"]
 
 FUSIONS = ("mean", "max", "weighted")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
@@ -35,7 +35,7 @@ def to_heatmaps(raw: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
     Returns:
         ``(N, *size)`` in [0, 1], or in [-1, 1] where raw is signed.
     """
-    heatmaps = _resized(_scaled(raw), size, interpolation)
+    heatmaps = resized(_scaled(raw), size, interpolation)
     # Again, since interpolation misses the peak.
     peak = _peak(heatmaps)
     return heatmaps / torch.where(peak > 0, peak, 1)
@@ -53,7 +53,7 @@ def fuse(maps: Sequence[Tensor], fusion: str, interpolation: str) -> Tensor:
         ``(N, *s)`` in [0, 1], or in [-1, 1] where the maps are signed.
     """
     finest = max((each.shape[1:] for each in maps), key=lambda size: size.numel())
-    stack = torch.stack([_resized(_scaled(each), finest, interpolation) for each in maps])
+    stack = torch.stack([resized(_scaled(each), finest, interpolation) for each in maps])
     if fusion == "max":
         return stack.amax(0)
     weights = torch.ones(len(stack)).to(stack)
@@ -72,7 +72,8 @@ def _scaled(maps: Tensor) -> Tensor:
     return torch.where(flat, 0, maps / torch.where(flat, 1, _peak(maps)))
 
 
-def _resized(maps: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
+def resized(maps: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
+    """Bring maps ``(N, *s)`` to the size of images, as `to_heatmaps` does, with their values."""
     if tuple(maps.shape[1:]) == tuple(size):
         return maps
     mode = {(3, "bilinear"): "trilinear"}.get((len(size), interpolation), interpolation)
