@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,23 @@ OVERLAY = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
 HEATMAP = np.array([[0.0, 0.25], [0.5, 1.0]], dtype=np.float32)
 
 
+def write(folder: OutputFolder, stem: str, heatmap: Any = HEATMAP) -> tuple[Path, Path]:
+    paths = folder.write_together(
+        stem,
+        {
+            ".overlay.png": lambda file: Image.fromarray(OVERLAY).save(file, "png"),
+            ".heatmap.npy": lambda file: np.save(file, heatmap),
+        },
+    )
+    return paths[".overlay.png"], paths[".heatmap.npy"]
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
 def test_what_is_written_is_what_was_given(tmp_path: Path) -> None:
-    picture, array = OutputFolder(tmp_path / "a" / "b").write_maps("cat.old", OVERLAY, HEATMAP)
+    picture, array = write(OutputFolder(tmp_path / "a" / "b"), "cat.old")
     assert (picture.name, array.name) == ("cat.old.overlay.png", "cat.old.heatmap.npy")
     np.testing.assert_array_equal(np.asarray(Image.open(picture)), OVERLAY)
     np.testing.assert_array_equal(np.load(array), HEATMAP)
@@ -34,8 +46,8 @@ def test_a_name_that_is_taken_is_not_used_again(tmp_path: Path) -> None:
     (tmp_path / "cat.heatmap.npy").write_text("mine")
     (tmp_path / "cat-2.overlay.png").write_text("mine too")
     folder = OutputFolder(tmp_path)
-    pairs = [folder.write_maps("cat", OVERLAY, HEATMAP) for _ in range(2)]
-    pairs.append(OutputFolder(tmp_path).write_maps("cat", OVERLAY, HEATMAP))
+    pairs = [write(folder, "cat") for _ in range(2)]
+    pairs.append(write(OutputFolder(tmp_path), "cat"))
     assert [pair[0].name for pair in pairs] == [f"cat-{n}.overlay.png" for n in (3, 4, 5)]
     assert (tmp_path / "cat.heatmap.npy").read_text() == "mine"
     assert (tmp_path / "cat-2.overlay.png").read_text() == "mine too"
@@ -52,7 +64,7 @@ def test_several_at_once_take_different_names(tmp_path: Path) -> None:
         folder = OutputFolder(tmp_path)
         start.wait()
         for _ in range(10):
-            folder.write_maps("cat", OVERLAY, np.full((1, 1), number, dtype=np.float32))
+            write(folder, "cat", np.full((1, 1), number, dtype=np.float32))
 
     # The name of a part holds the process; threads of one stand for processes here.
     original = os.getpid
@@ -76,8 +88,8 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "link", refused)
     folder = OutputFolder(tmp_path)
-    folder.write_maps("cat", OVERLAY, HEATMAP)
-    folder.write_maps("cat", OVERLAY, HEATMAP)
+    write(folder, "cat")
+    write(folder, "cat")
     assert names(tmp_path) == [
         "cat-2.heatmap.npy", "cat-2.overlay.png", "cat.heatmap.npy", "cat.overlay.png",
     ]  # fmt: skip
@@ -92,7 +104,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(FedgazeError, match=r"cat\.heatmap\.npy cannot be written: No space left"):
-        OutputFolder(tmp_path).write_maps("cat", OVERLAY, HEATMAP)
+        write(OutputFolder(tmp_path), "cat")
     assert names(tmp_path) == []
 
 

@@ -18,6 +18,7 @@ _EXTRAS = (
     ("ray", "simulation", "engine: simulation"),
     ("timm", "hub", "models of timm"),
     ("transformers", "hub", "models of transformers"),
+    ("pydicom", "medical", "DICOM files"),
     ("wandb", "wandb", "tracking with Weights & Biases"),
 )
 

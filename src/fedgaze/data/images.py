@@ -5,18 +5,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fedgaze.data.dicom import is_dicom, read_dicom
 from fedgaze.errors import FedgazeError, nearest
 
 __all__ = ["find_images", "read_image"]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_SUFFIXES = {
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom"
+}  # fmt: skip
 
 
 def read_image(path: Path) -> Image.Image:
     """Read a picture as RGB.
 
     The camera's note of orientation (EXIF) is followed, what is transparent becomes white, 16-bit
-    values are scaled to 8 bits, and of an animation the first frame counts.
+    values are scaled to 8 bits, and of an animation the first frame counts. For DICOM see
+    `fedgaze.data.dicom.read_dicom`.
 
     Raises:
         FedgazeError: There is no such file, or it is no whole picture.
@@ -24,6 +28,8 @@ def read_image(path: Path) -> Image.Image:
     if not path.is_file():
         there = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
         raise FedgazeError(f"{path} is not a file{nearest(path.name, there)}")
+    if is_dicom(path):
+        return read_dicom(path).convert("RGB")
     try:
         with Image.open(path) as opened:
             picture = _eight_bit(ImageOps.exif_transpose(opened))

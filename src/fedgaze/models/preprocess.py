@@ -64,14 +64,20 @@ class Preprocess:
     def frame(self, picture: Image.Image) -> Image.Image:
         """Cut out what `view` shows, to the pixel, but leave it at the picture's own resolution."""
         whole = self._coloured(picture)
+        return whole if self.crop is None else whole.crop(self.frame_box(whole.size))
+
+    def frame_box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Which part of a picture of that (width, height) `frame` cuts out.
+
+        Returns:
+            (left, top, right, bottom); it may reach over the edge.
+        """
         if self.crop is None:
-            return whole
-        scaled = self._scaled(whole.size)
+            return 0, 0, *size
+        scaled = self._scaled(size)
         left, top, right, bottom = self._box(scaled, self.crop)
-        across, down = whole.width / scaled[0], whole.height / scaled[1]
-        return whole.crop(
-            (round(left * across), round(top * down), round(right * across), round(bottom * down))
-        )
+        across, down = size[0] / scaled[0], size[1] / scaled[1]
+        return round(left * across), round(top * down), round(right * across), round(bottom * down)
 
     def tensor(self, view: Image.Image) -> Tensor:
         """Turn a view into the (C, H, W) float tensor that the model takes."""

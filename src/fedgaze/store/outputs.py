@@ -7,10 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from fedgaze.errors import FedgazeError
 
 __all__ = ["OutputFolder"]
@@ -35,30 +31,35 @@ class OutputFolder:
         self.folder = folder
         self._next: dict[str, int] = {}
 
-    def write_maps(
-        self, stem: str, overlay: NDArray[np.uint8], heatmap: NDArray[np.float32]
-    ) -> tuple[Path, Path]:
-        """Write ``STEM.overlay.png`` and ``STEM.heatmap.npy``, and return where they lie.
+    def write_together(
+        self, stem: str, files: Mapping[str, Callable[[BinaryIO], object]]
+    ) -> dict[str, Path]:
+        """Write files that belong together, such as ``STEM.overlay.png`` and ``STEM.heatmap.npy``.
 
         Args:
-            stem: What the picture is called.
-            overlay: (H, W, 3).
-            heatmap: (H, W), in [0, 1].
+            stem: What they are called; a number is added where one of the names is taken.
+            files: By what follows the stem, how each is written.
+
+        Returns:
+            By what follows the stem, where each lies.
         """
-        picture = Image.fromarray(overlay)
         for name in self._free(stem):
-            pair = self.folder / f"{name}.overlay.png", self.folder / f"{name}.heatmap.npy"
-            # The overlay takes the name; nothing of ours is written as a heatmap without one.
-            if pair[1].exists() or not self._publish(pair[0], lambda f: picture.save(f, "png")):
+            paths = {suffix: self.folder / f"{name}{suffix}" for suffix in files}
+            if any(path.exists() for path in paths.values()):
                 continue
-            whole = False
+            written: list[Path] = []
             try:
-                whole = self._publish(pair[1], lambda f: np.save(f, heatmap))
+                for suffix, path in paths.items():
+                    if not self._publish(path, files[suffix]):
+                        break
+                    written.append(path)
             finally:
-                if not whole:
-                    pair[0].unlink()
-            if whole:
-                return pair
+                # All of them or none, whatever went wrong.
+                if len(written) < len(paths):
+                    for path in written:
+                        path.unlink()
+            if len(written) == len(paths):
+                return paths
         raise AssertionError  # the names do not end
 
     def write_lines(self, name: str, lines: Iterable[Mapping[str, Any]]) -> Path:
