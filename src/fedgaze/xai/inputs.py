@@ -39,6 +39,11 @@ class Inputs:
         others = {key: self._rows(each, rows) for key, each in self.others.items()}
         return replace(self, images=self.images[rows], others=others)
 
+    def variants(self, images: Tensor, rows: Tensor) -> "Inputs":
+        """Other images, ``(m, C, *size)``, each with what belongs to the image ``rows (m,)``."""
+        others = {key: self._rows(each, rows) for key, each in self.others.items()}
+        return replace(self, images=images, others=others)
+
     def call(self, images: Tensor | None = None, rows: Tensor | None = None) -> tuple[Any, Any]:
         """Arguments and keyword arguments of the model.
 

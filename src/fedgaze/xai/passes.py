@@ -187,7 +187,8 @@ class Plan:
                 Runner(self.model, inputs, scorer, layers, self.budget, graph=self.graph) as runner,
                 torch.set_grad_enabled(self.graph),
             ):
-                found = wide(self.method.compute(runner, **self.options))
+                with torch.set_grad_enabled(self.graph):
+                    found = wide(self.method.compute(runner, **self.options))
                 _ = runner.clean  # of methods that never ran the images themselves
                 calls = max(calls, runner.calls)
             if found.dim() == inputs.images.dim() + 1:

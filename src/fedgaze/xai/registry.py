@@ -46,7 +46,7 @@ class Method:
         relu: Whether the paper keeps only what speaks for the target.
         reduction: How the numbers ``(C, *size)`` of an image become one map.
         score: For classes as targets, ``(logits (N, C), classes (N,)) -> scores (N,)``: what is
-            explained instead of the classes' logits.
+            explained instead of the classes' logits; its keyword-only parameters are options, too.
         differentiable: Whether its maps can be trained with.
     """
 
@@ -65,12 +65,15 @@ class Method:
     @property
     def options(self) -> dict[str, Any]:
         """The names of the options with their defaults."""
-        found = inspect.signature(self.compute).parameters.values()
-        options = {each.name: each.default for each in found if each.kind is each.KEYWORD_ONLY}
+        options = _options(self.compute) | _options(self.score)
         if self.kind == "attention":
             # How many tokens lead is found out.
             options.pop("prefix", None)
         return options
+
+    def options_of_score(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the given options that are the score's."""
+        return {name: each for name, each in given.items() if name in _options(self.score)}
 
     def check_options(self, given: Mapping[str, Any]) -> None:
         """Find options that the method does not have.
@@ -85,6 +88,13 @@ class Method:
                     f"{self.name} has no option {name!r}; allowed are {allowed}"
                     f"{nearest(name, self.options)}"
                 )
+
+
+def _options(function: Callable[..., Tensor] | None) -> dict[str, Any]:
+    if function is None:
+        return {}
+    found = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in found if each.kind is each.KEYWORD_ONLY}
 
 
 @cache

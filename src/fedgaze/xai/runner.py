@@ -75,6 +75,7 @@ class Runner:
         images: ``(N, C, *size)``.
         model: The model.
         calls: How often the layer ran; what is explained is its last call.
+        column: Which of the S scores is on its way back, for what watches `gradients`.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Runner:
         self.model = model
         self.images = inputs.images if graph else inputs.images.detach()
         self.calls = 1
+        self.column = 0
         self._inputs = inputs
         self._scorer = scorer
         self._layers = layers
@@ -111,6 +113,11 @@ class Runner:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The name of the layer that is explained; none where the method explains the input."""
+        return tuple(self._layers)
 
     @property
     def clean(self) -> Tensor:
@@ -191,11 +198,40 @@ class Runner:
     def captured(self, *, gradients: bool = True) -> MapPair:
         """Activations and gradients of the layer, channels first, tokens laid out as a grid."""
         found = self._capture(gradients=gradients)
-        ((name, activations),) = found.activations.items()
-        laid = self._lay_out(found)
-        columns = range(self.clean.shape[1]) if gradients else ()
-        maps = [laid.to_map(found.gradients_of(column)[name]) for column in columns]
-        return MapPair(laid.to_map(activations), torch.stack(maps, 1) if gradients else None)
+        return self._pair(found, self.clean.shape[1] if gradients else 0, len(self))
+
+    def captured_at(
+        self, make: Make, count: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, MapPair]]:
+        """Activations and gradients of the layer at changed images, a chunk at a time.
+
+        Args:
+            make: As for `scores`.
+            count: How many variants an image has.
+
+        Yields:
+            ``n (m,), v (m,)``: of which image and variant; ``(m, S)``: its scores; and as of
+            `captured` for m images.
+        """
+        self._settle()
+
+        def run(n: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, MapPair]:
+            with torch.set_grad_enabled(self._graph):
+                variants = self._inputs.variants(make(n, v), n)
+            held: list[Tensor] = []
+
+            def score(outputs: Any) -> Tensor:
+                held.append(self._scorer.again(outputs, n))
+                return held[-1]
+
+            found = self._capture(gradients=True, inputs=variants, score=score)
+            pair = self._pair(found, held[-1].shape[1], len(n))
+            return n, v, held[-1] if self._graph else held[-1].detach(), pair
+
+        chunks = self._chunks(("captured", *self._layers), run)
+        yield from chunks.over(
+            len(self) * count, lambda start, stop: run(*self._items(start, stop, count))
+        )
 
     def curvature(self) -> tuple[Tensor, Tensor, Tensor]:
         """Activations ``A (N, K, *s)``, gradients g and ``d(g . A)/dA``, both ``(N, S, K, *s)``."""
@@ -247,6 +283,16 @@ class Runner:
 
         return self._collect(("tail", *self._layers), run, count, one_image=True)
 
+    def scores_of(self, logits: Tensor) -> Tensor:
+        """``(N, S)``: the scores of what the model might have said, with their graph.
+
+        Args:
+            logits: ``(N, classes)``.
+        """
+        self._settle()
+        rows = torch.arange(len(self), device=logits.device)
+        return self._scorer.again(logits, rows)
+
     def noise(self, v: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
         """Standard normal numbers ``(m, *shape)`` that depend on the variant and nothing else.
 
@@ -284,6 +330,7 @@ class Runner:
         found: list[Tensor] = []
         for index, column in enumerate(columns):
             retain = index < last
+            self.column = index
             (gradient,) = gradients_of(column, [variants], retain=retain, graph=self._graph)
             if gradient is None:
                 raise FedgazeError(
@@ -293,7 +340,14 @@ class Runner:
             found.append(gradient)
         return torch.stack(found, dim=1)
 
-    def _capture(self, *, gradients: bool, retain: bool = False) -> Captured:
+    def _capture(
+        self,
+        *,
+        gradients: bool,
+        retain: bool = False,
+        inputs: Inputs | None = None,
+        score: Callable[[Any], Tensor] | None = None,
+    ) -> Captured:
         capture = Capture(
             self.model,
             self._layers,
@@ -304,14 +358,29 @@ class Runner:
         )
         rows = torch.arange(len(self), device=self.images.device)
         with capture:
-            return capture.run(self._inputs, lambda outputs: self._score(outputs, rows))
+            return capture.run(
+                self._inputs if inputs is None else inputs,
+                score or (lambda outputs: self._score(outputs, rows)),
+            )
 
-    def _lay_out(self, found: Captured) -> Layout:
+    def _pair(self, found: Captured, columns: int, count: int) -> MapPair:
+        """Activations and the gradients of so many columns of scores; none if there are none."""
+        ((name, activations),) = found.activations.items()
+        laid = self._lay_out(found, count)
+        maps = [laid.to_map(found.gradients_of(column)[name]) for column in range(columns)]
+        return MapPair(laid.to_map(activations), torch.stack(maps, 1) if maps else None)
+
+    def _lay_out(self, found: Captured, count: int | None = None) -> Layout:
         ((name, activations),) = found.activations.items()
         self.calls = found.calls[name]
         size = tuple(self.images.shape[2:])
         self._layout = lay_out(
-            name, self._layers[name], activations, found.patches, size, len(self)
+            name,
+            self._layers[name],
+            activations,
+            found.patches,
+            size,
+            len(self) if count is None else count,
         )
         return self._layout
 

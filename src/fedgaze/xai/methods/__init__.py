@@ -10,6 +10,7 @@ from fedgaze.xai.methods.cam import (
     grad_cam_weights,
     x_grad_cam_weights,
 )
+from fedgaze.xai.methods.classic import class_activation_map
 from fedgaze.xai.methods.eigen import eigen_cam, eigen_grad_cam
 from fedgaze.xai.methods.elementwise import (
     elementwise_weights,
@@ -17,12 +18,30 @@ from fedgaze.xai.methods.elementwise import (
     layer_cam_weights,
 )
 from fedgaze.xai.methods.flow import attention_flow
+from fedgaze.xai.methods.fullgrad import full_grad
+from fedgaze.xai.methods.inputs import (
+    input_x_gradient,
+    integrated_gradients,
+    saliency,
+    smooth_grad,
+    var_grad,
+)
+from fedgaze.xai.methods.kpca import kpca_cam
+from fedgaze.xai.methods.layer_runs import (
+    finer,
+    random,
+    shapley_cam,
+    smooth_grad_cam_plus_plus,
+)
 from fedgaze.xai.methods.rollout import attention_rollout, gradient_rollout, raw_attention
+from fedgaze.xai.methods.scores import rest_scores
 from fedgaze.xai.registry import Method, third_party
 
 __all__ = ["find_method", "grad_cam", "grad_cam_plus_plus", "list_methods"]
 
 _WAY_BACK = "1 forward pass, and back from the score to the layer"
+_INPUT = "1 forward pass, and back from the score to the image"
+_INPUTS = "1 forward pass, and one with the way back to the image for each {}"
 
 
 def _by_name(methods: Iterable[Method]) -> dict[str, Method]:
@@ -64,42 +83,148 @@ _BUILT_IN = _by_name(
             gradients=False,
         ),
         Method("eigengradcam", eigen_grad_cam, "map", _WAY_BACK, "pytorch-grad-cam"),
-    Method(
-        "attention_rollout",
-        attention_rollout,
-        "attention",
-        "1 forward pass",
-        "Abnar and Zuidema, ACL 2020, Eq. 1",
-        layers=False,
-        gradients=False,
-    ),
-    Method(
-        "attention_flow",
-        attention_flow,
-        "attention",
-        "1 forward pass, and a maximum flow on the CPU",
-        "Abnar and Zuidema, ACL 2020, Section 3",
-        layers=False,
-        gradients=False,
-        differentiable=False,
-    ),
-    Method(
-        "raw_attention",
-        raw_attention,
-        "attention",
-        "1 forward pass",
-        "Abnar and Zuidema, ACL 2020, Section 2",
-        layers=False,
-        gradients=False,
-    ),
-    Method(
-        "gradient_rollout",
-        gradient_rollout,
-        "attention",
-        "1 forward pass, and back to the first block",
-        "Chefer, Gur and Wolf, ICCV 2021, Eq. 5-6",
-        layers=False,
-    ),
+        Method(
+            "kpcacam",
+            kpca_cam,
+            "map",
+            "1 forward pass, and a matrix of positions by positions",
+            "Karmani et al., MMSP 2024",
+            gradients=False,
+        ),
+        Method(
+            "cam",
+            class_activation_map,
+            "run",
+            "1 forward pass",
+            "Zhou et al., CVPR 2016, Eq. 2",
+            gradients=False,
+            relu=False,
+        ),
+        Method(
+            "finercam",
+            grad_cam_weights,
+            "weights",
+            _WAY_BACK,
+            "Zhang et al., CVPR 2025",
+            score=finer,
+        ),
+        Method(
+            "shapleycam",
+            shapley_cam,
+            "run",
+            "1 forward pass, and back to the layer and its curvature",
+            "Cai, arXiv 2501.06261, 2025",
+            score=rest_scores,
+            differentiable=False,
+        ),
+        Method(
+            "smooth_gradcam++",
+            smooth_grad_cam_plus_plus,
+            "run",
+            "2 forward passes, and one with the way back for each sample",
+            "Omeiza et al., arXiv 1908.01224, 2019",
+            differentiable=False,
+        ),
+        Method(
+            "random",
+            random,
+            "run",
+            "1 forward pass",
+            "none: a baseline",
+            gradients=False,
+            relu=False,
+            differentiable=False,
+        ),
+        Method(
+            "saliency",
+            saliency,
+            "run",
+            _INPUT,
+            "Simonyan et al., ICLR workshop 2014, Eq. 3-4",
+            layers=False,
+            reduction="max_abs",
+        ),
+        Method(
+            "input_x_gradient",
+            input_x_gradient,
+            "run",
+            _INPUT,
+            "Shrikumar et al., arXiv 1605.01713, 2016",
+            layers=False,
+            relu=False,
+        ),
+        Method(
+            "integrated_gradients",
+            integrated_gradients,
+            "run",
+            _INPUTS.format("step"),
+            "Sundararajan et al., ICML 2017, Eq. 1",
+            layers=False,
+            relu=False,
+        ),
+        Method(
+            "smoothgrad",
+            smooth_grad,
+            "run",
+            _INPUTS.format("sample"),
+            "Smilkov et al., ICML workshop 2017, Section 3",
+            layers=False,
+            reduction="max_abs",
+        ),
+        Method(
+            "vargrad",
+            var_grad,
+            "run",
+            _INPUTS.format("sample"),
+            "Adebayo et al., ICLR workshop 2018, Section 2",
+            layers=False,
+            reduction="max_abs",
+            differentiable=False,
+        ),
+        Method(
+            "fullgrad",
+            full_grad,
+            "run",
+            _INPUT,
+            "Srinivas and Fleuret, NeurIPS 2019, Section 4",
+            layers=False,
+        ),
+        Method(
+            "attention_rollout",
+            attention_rollout,
+            "attention",
+            "1 forward pass",
+            "Abnar and Zuidema, ACL 2020, Eq. 1",
+            layers=False,
+            gradients=False,
+        ),
+        Method(
+            "attention_flow",
+            attention_flow,
+            "attention",
+            "1 forward pass, and a maximum flow on the CPU",
+            "Abnar and Zuidema, ACL 2020, Section 3",
+            layers=False,
+            gradients=False,
+            differentiable=False,
+        ),
+        Method(
+            "raw_attention",
+            raw_attention,
+            "attention",
+            "1 forward pass",
+            "Abnar and Zuidema, ACL 2020, Section 2",
+            layers=False,
+            gradients=False,
+        ),
+        Method(
+            "gradient_rollout",
+            gradient_rollout,
+            "attention",
+            "1 forward pass, and back to the first block",
+            "Chefer, Gur and Wolf, ICCV 2021, Eq. 5-6",
+            layers=False,
+        ),
     )
 )
 
