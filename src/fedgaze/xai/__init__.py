@@ -7,6 +7,8 @@ explanation.overlay(pictures)             # uint8 (N, H, W, 3)
 
 from fedgaze.xai.auto import auto_layer
 from fedgaze.xai.capture import Capture, Captured
+from fedgaze.xai.choices import above, contrast, log_probability, probability, top_k
+from fedgaze.xai.classes import Classes
 from fedgaze.xai.colour import overlay
 from fedgaze.xai.explainer import explain
 from fedgaze.xai.explanation import Explanation
@@ -14,27 +16,35 @@ from fedgaze.xai.layers import Layer, Layers, list_layers, resolve_layers
 from fedgaze.xai.methods import find_method, grad_cam, grad_cam_plus_plus, list_methods
 from fedgaze.xai.outputs import logits_of, predictions, probabilities
 from fedgaze.xai.registry import Method
+from fedgaze.xai.survey import map_layers
 from fedgaze.xai.targets import Target, Targets
 
 __all__ = [
     "Capture",
     "Captured",
+    "Classes",
     "Explanation",
     "Layer",
     "Layers",
     "Method",
     "Target",
     "Targets",
+    "above",
     "auto_layer",
+    "contrast",
     "explain",
     "find_method",
     "grad_cam",
     "grad_cam_plus_plus",
     "list_layers",
     "list_methods",
+    "log_probability",
     "logits_of",
+    "map_layers",
     "overlay",
     "predictions",
     "probabilities",
+    "probability",
     "resolve_layers",
+    "top_k",
 ]

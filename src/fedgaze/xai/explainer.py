@@ -1,14 +1,17 @@
 """Explain: from a model and images to an Explanation."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.xai.auto import auto_layer
+from fedgaze.xai.classes import Classes, read_targets
 from fedgaze.xai.explanation import Explanation
 from fedgaze.xai.inputs import Images, Inputs, read_inputs
 from fedgaze.xai.layers import Layers, layer_names, named_layers, unwrap
@@ -19,7 +22,7 @@ from fedgaze.xai.outputs import predictions
 from fedgaze.xai.passes import Part, Plan
 from fedgaze.xai.registry import Method
 from fedgaze.xai.runner import Budget
-from fedgaze.xai.targets import Classes, Target, Targets, read_targets
+from fedgaze.xai.targets import Target, Targets
 
 __all__ = ["explain"]
 
@@ -122,7 +125,8 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
     size = tuple(inputs.images.shape[2:])
     if len(size) == 3 and interpolation == "bicubic":
         raise FedgazeError("interpolation is 'bicubic'; for volumes allowed are bilinear, nearest")
-    target = _read_target(targets, len(inputs), found)
+    of_score = found.options_of_score(options)
+    target = _read_target(targets, len(inputs), found, of_score)
     names = [auto_layer(model, inputs) if name is None else name for name in chosen]
     ran: str = precision
     if precision != "full":
@@ -138,7 +142,7 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
         model=model,
         modules={name: named[name] for name in names},
         method=found,
-        options=options,
+        options={name: each for name, each in options.items() if name not in of_score},
         target=target,
         relu=found.relu if relu is None else relu,
         eigen="eigen" in smoothings,
@@ -161,6 +165,7 @@ def _augmented(plan: Plan, inputs: Inputs, start: int, stop: int) -> Part:
     """The mean over versions of the images, all explained for what the unchanged ones show."""
     original = _once(plan, inputs, start, stop)
     same = replace(plan, target=original.scorer.fixed())
+    flipped = replace(plan, target=original.scorer.fixed(mirrored=True))
     batch = inputs.take(start, stop)
     sums = {name: torch.zeros_like(each) for name, each in original.maps.items()}
     finite = original.finite
@@ -169,7 +174,8 @@ def _augmented(plan: Plan, inputs: Inputs, start: int, stop: int) -> Part:
         for factor in _BRIGHTNESS:
             pixels = batch.images * factor
             pixels = pixels.flip(-1) if mirrored else pixels
-            part = same.part(replace(batch, images=pixels), rows)
+            version = flipped if mirrored else same
+            part = version.part(replace(batch, images=pixels), rows)
             finite = finite & part.finite
             for name, each in part.maps.items():
                 sums[name] = sums[name] + (each.flip(-1) if mirrored else each)
@@ -189,26 +195,29 @@ class _Shown(NamedTuple):
 def _assembled(
     parts: Sequence[Part], plan: Plan, size: tuple[int, ...], how: _Shown
 ) -> Explanation:
-    keep = _kept(parts)
-    count, several = keep.shape
+    if all((kept := part.scorer.keep) is not None and not kept.any() for part in parts):
+        raise FedgazeError(parts[0].scorer.nothing)
+    keep = [_kept(part) for part in parts]
 
     def rows(each: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(each)).flatten(0, 1)[keep.flatten()]
+        # Parts may have different numbers of targets an image.
+        return torch.cat([tensor[kept] for tensor, kept in zip(each, keep, strict=True)])
 
     per_layer = {name: rows([part.maps[name] for part in parts]) for name in parts[0].maps}
     maps = list(per_layer.values())
     raw = maps[0] if len(maps) == 1 else fuse(maps, how.fusion, how.interpolation)
-    logits = torch.cat([part.scorer.logits for part in parts])
+    logits = _joined([part.scorer.logits for part in parts])
     classes = [each for part in parts if (each := part.scorer.classes) is not None]
     attributions = [each for part in parts if (each := part.attributions) is not None]
-    images = torch.arange(count, device=keep.device)[:, None].expand(count, several)
     finite = rows([part.finite for part in parts])
     return Explanation(
         heatmaps=to_heatmaps(raw, size, how.interpolation),
         raw=raw,
         per_layer=per_layer,
         attributions=rows(attributions) if attributions else None,
-        images=images.flatten()[keep.flatten()],
+        images=torch.arange(len(logits), device=raw.device).repeat_interleave(
+            torch.cat([kept.sum(1) for kept in keep])
+        ),
         targets=rows(classes) if classes else None,
         scores=rows([part.scorer.scores for part in parts]),
         logits=logits,
@@ -221,13 +230,17 @@ def _assembled(
     )
 
 
-def _kept(parts: Sequence[Part]) -> Tensor:
+def _kept(part: Part) -> Tensor:
     """Which targets of which images count: bool ``(N, S)``."""
+    keep = part.scorer.keep
+    return torch.ones_like(part.finite) if keep is None else keep
+
+
+def _joined(logits: Sequence[Tensor]) -> Tensor:
+    """What the model said to all images; scores ``(N, S)`` may differ in their number."""
+    widest = max(each.shape[1] for each in logits)
     return torch.cat(
-        [
-            torch.ones_like(part.finite) if part.scorer.keep is None else part.scorer.keep
-            for part in parts
-        ]
+        [F.pad(each, (0, widest - each.shape[1])) if each.dim() == 2 else each for each in logits]
     )
 
 
@@ -263,13 +276,15 @@ def _check_differentiable(method: Method, precision: str) -> None:
         raise FedgazeError(f"precision is {precision!r}; maps to train with need 'full'")
 
 
-def _read_target(targets: Targets, count: int, method: Method) -> Target:
+def _read_target(
+    targets: Targets, count: int, method: Method, options: Mapping[str, Any]
+) -> Target:
     target = read_targets(targets, count)
     if method.score is None:
         return target
     if not isinstance(target, Classes):
         raise FedgazeError(f"{method.name} explains classes; allowed as targets are classes")
-    return target.changed(method.score)
+    return target.changed(partial(method.score, **options))
 
 
 def _outer_chunks(plan: Plan, inputs: Inputs) -> Chunks:

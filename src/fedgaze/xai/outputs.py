@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fedgaze.errors import FedgazeError
 
-__all__ = ["class_scores", "logits_of", "predictions", "probabilities"]
+__all__ = ["class_scores", "log_probabilities", "logits_of", "predictions", "probabilities"]
 
 _NAMES = ("logits", "out", "logits_per_image", "image_embeds", "pooler_output", "last_hidden_state")
 
@@ -53,6 +54,34 @@ def class_scores(outputs: Any, count: int) -> Tensor:
     Raises:
         FedgazeError: The output has another shape.
     """
+    logits = _class_logits(outputs, count)
+    return torch.cat([-logits, logits], dim=1) if logits.shape[1] == 1 else logits
+
+
+def log_probabilities(outputs: Any, count: int, *, multi_label: bool = False) -> Tensor:
+    """Logarithms of the probabilities ``(count, classes)`` of a classifier's output.
+
+    Args:
+        outputs: With logits ``(count, classes)``; one logit z is that of class 1, and of class 0
+            -z.
+        count: How many images there were.
+        multi_label: Whether each class is a yes or no of its own: the sigmoid instead of the
+            softmax.
+
+    Returns:
+        ``(count, classes)``, ``(count, 2)`` for one logit, in float32 at least.
+
+    Raises:
+        FedgazeError: The output has another shape.
+    """
+    logits = _class_logits(outputs, count)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if logits.shape[1] == 1:
+        return F.logsigmoid(torch.cat([-logits, logits], dim=1))
+    return F.logsigmoid(logits) if multi_label else logits.log_softmax(1)
+
+
+def _class_logits(outputs: Any, count: int) -> Tensor:
     logits = logits_of(outputs)
     if logits.dim() == 1 and len(logits) == count:
         logits = logits[:, None]
@@ -61,7 +90,7 @@ def class_scores(outputs: Any, count: int) -> Tensor:
             f"the model returned logits of shape {tuple(logits.shape)} for {count} "
             "images; allowed is (N, classes), or a function as target"
         )
-    return torch.cat([-logits, logits], dim=1) if logits.shape[1] == 1 else logits
+    return logits
 
 
 def predictions(logits: Tensor) -> Tensor:

@@ -1,31 +1,20 @@
 """Targets: which scores of a model's output are explained."""
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedgaze.errors import FedgazeError
-from fedgaze.xai.outputs import class_scores, logits_of
+from fedgaze.xai.outputs import logits_of
 
-__all__ = [
-    "Change",
-    "Classes",
-    "Function",
-    "Scorer",
-    "Settled",
-    "Target",
-    "Targets",
-    "read_targets",
-]
+__all__ = ["Score", "Scorer", "Settled", "Target", "Targets"]
 
 Score = Callable[[Any], Tensor]
-Change = Callable[[Tensor, Tensor], Tensor]
-"""``(logits (m, classes), class of each (m,)) -> (m,)``: what is explained instead of a logit."""
+"""From a model's output to scores ``(N,)``, or ``(N, S)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +26,16 @@ class Settled:
             rows tells of which image of the batch each is a variant.
         classes: ``(N, S)``, or None where no class is explained.
         keep: bool ``(N, S)``: which of the scores count; None for all.
+        nothing: What to tell a person if none counts, of any image.
+        mirrored: As score, where the variants are flipped left to right; None where that makes no
+            difference.
     """
 
     score: Callable[[Any, Tensor], Tensor]
     classes: Tensor | None = None
     keep: Tensor | None = None
+    nothing: str = ""
+    mirrored: Callable[[Any, Tensor], Tensor] | None = None
 
 
 class Target(ABC):
@@ -69,80 +63,6 @@ class Target(ABC):
 
 Targets = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | Score | Target | None
 """See `fedgaze.xai.explain`."""
-
-
-class Classes(Target):
-    """Given classes, or the predicted one.
-
-    Args:
-        classes: ``(S,)`` for all images, ``(N, S)``, or None for the predicted class.
-        change: What is explained instead of the logit.
-    """
-
-    def __init__(self, classes: Tensor | None = None, change: Change | None = None) -> None:
-        self._classes = classes
-        self._change = change
-
-    def check(self, count: int) -> None:
-        """See `Target`."""
-        if self._classes is not None and self._classes.dim() == 2 and len(self._classes) != count:
-            raise FedgazeError(
-                f"there are {len(self._classes)} targets for {count} images; give one class an "
-                "image, or one number for all"
-            )
-
-    def settle(self, outputs: Any, images: Tensor) -> Settled:
-        """See `Target`."""
-        scores = class_scores(outputs, len(images))
-        return self.settled(self._chosen(scores, images))
-
-    def settled(self, classes: Tensor, keep: Tensor | None = None) -> Settled:
-        """Explain these classes ``(N, S)``."""
-
-        def score(outputs: Any, rows: Tensor) -> Tensor:
-            scores, wanted = class_scores(outputs, len(rows)), classes[rows]
-            if self._change is None:
-                return scores.gather(1, wanted)
-            return torch.stack([self._change(scores, each) for each in wanted.unbind(1)], dim=1)
-
-        return Settled(score, classes, keep)
-
-    def changed(self, change: Change) -> "Classes":
-        """The same classes, of which something else is explained than the logit."""
-        return type(self)(self._classes, change)
-
-    def _chosen(self, scores: Tensor, images: Tensor) -> Tensor:
-        if self._classes is None:
-            return scores.argmax(1, keepdim=True)
-        classes = self._classes.to(scores.device)
-        classes = classes[images] if classes.dim() == 2 else classes.expand(len(images), -1)
-        wrong = classes[(classes < 0) | (classes >= scores.shape[1])]
-        if len(wrong):
-            raise FedgazeError(
-                f"there is no class {int(wrong[0])}; the model knows 0 to {scores.shape[1] - 1}"
-            )
-        return classes
-
-
-class Function(Target):
-    """A function from the model's output to scores ``(m,)``, or ``(m, S)``, a row each."""
-
-    def __init__(self, function: Score) -> None:
-        self._function = function
-
-    def settle(self, outputs: Any, images: Tensor) -> Settled:  # noqa: ARG002
-        """See `Target`."""
-        return Settled(self._scores)
-
-    def _scores(self, outputs: Any, rows: Tensor) -> Tensor:
-        scores = self._function(outputs)
-        if not isinstance(scores, Tensor) or scores.dim() not in {1, 2} or len(scores) != len(rows):
-            given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise FedgazeError(
-                f"the target function returned {given} for {len(rows)} images; allowed is a "
-                f"tensor of shape ({len(rows)},), or ({len(rows)}, S) for S targets an image"
-            )
-        return scores if scores.dim() == 2 else scores[:, None]
 
 
 class _Fixed(Target):
@@ -186,9 +106,17 @@ class Scorer:
         """Which scores count, bool ``(N, S)``; None for all."""
         return None if self.settled is None else self.settled.keep
 
-    def fixed(self) -> Target:
-        """What was explained, as a target of the same images."""
-        return _Fixed(self.settled)
+    @property
+    def nothing(self) -> str:
+        """What to tell a person if no score of any image counts."""
+        return "" if self.settled is None else self.settled.nothing
+
+    def fixed(self, *, mirrored: bool = False) -> Target:
+        """What was explained, as a target of the same images, or of these flipped left to right."""
+        settled = self.settled
+        if settled is not None and mirrored and settled.mirrored is not None:
+            settled = replace(settled, score=settled.mirrored)
+        return _Fixed(settled)
 
     def __call__(self, outputs: Any) -> Tensor:
         """Return the scores ``(N, S)`` of the images themselves, with their graph."""
@@ -204,62 +132,6 @@ class Scorer:
         if self.settled is None:
             raise RuntimeError("the scorer has not seen the images themselves")
         return self.settled.score(outputs, rows)
-
-
-def read_targets(targets: Targets, count: int) -> Target:
-    """Check targets before any work.
-
-    Args:
-        targets: What the caller gave.
-        count: How many images there are.
-
-    Raises:
-        FedgazeError: They are no classes, or not one an image.
-    """
-    if isinstance(targets, Target):
-        targets.check(count)
-        return targets
-    if targets is None:
-        return Classes()
-    if callable(targets) and not isinstance(targets, Tensor):
-        return Function(targets)
-    classes = read_classes(targets)
-    # One number is for all images, several are one an image, rows are several an image.
-    found = Classes(classes[None] if classes.dim() == 0 else classes.view(len(classes), -1))
-    found.check(count)
-    return found
-
-
-def read_classes(targets: Any) -> Tensor:
-    """Class indices as a long tensor of at most two dimensions.
-
-    Raises:
-        FedgazeError: They are something else.
-    """
-    if isinstance(targets, Tensor):
-        whole = not (targets.is_floating_point() or targets.is_complex())
-        if not whole or targets.dtype == torch.bool or targets.dim() > 2:
-            raise FedgazeError(
-                f"targets are {str(targets.dtype).removeprefix('torch.')} of shape "
-                f"{tuple(targets.shape)}; allowed is one whole number an image, or (N, S) of them"
-            )
-        return targets.detach().long()
-    try:
-        return torch.tensor(_whole_numbers(targets), dtype=torch.long)
-    except (TypeError, ValueError):
-        raise FedgazeError(
-            f"targets are {targets!r}; allowed are None for the predicted class, a class index, "
-            "one an image, several an image (all as many), a target such as top_k(3), or a "
-            "function from the model's output to (N,) scores"
-        ) from None
-
-
-def _whole_numbers(targets: Any) -> Any:
-    if isinstance(targets, (str, bool)):
-        raise TypeError
-    if isinstance(targets, Sequence) or hasattr(targets, "__len__"):
-        return [_whole_numbers(each) for each in targets]
-    return operator.index(targets)
 
 
 def _logits_or(instead: Tensor, outputs: Any) -> Tensor:
