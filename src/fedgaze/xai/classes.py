@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgaze.errors import FedgazeError
-from fedgaze.xai.outputs import class_scores
+from fedgaze.xai.outputs import class_scores, log_probabilities
 from fedgaze.xai.targets import Score, Settled, Target, Targets
 
 __all__ = [
@@ -63,7 +63,11 @@ class Classes(Target):
                 return scores.gather(1, wanted)
             return torch.stack([self._change(scores, each) for each in wanted.unbind(1)], dim=1)
 
-        return Settled(score, classes, keep, nothing)
+        def probability(outputs: Any, rows: Tensor) -> Tensor:
+            return log_probabilities(outputs, len(rows)).gather(1, classes[rows]).exp()
+
+        logits = self._reading is class_scores and self._change is None
+        return Settled(score, classes, keep, nothing, probability=probability if logits else None)
 
     def changed(self, change: Change) -> "Classes":
         """The same classes, of which something else is explained than the logit.

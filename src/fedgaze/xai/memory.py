@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from fedgaze.errors import FedgazeError
 
-__all__ = ["Chunks", "peak_bytes", "read_bytes"]
+__all__ = ["Chunks", "is_out_of_memory", "peak_bytes", "read_bytes"]
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class Chunks:
             try:
                 result = work(start, stop)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if self.size == 1:
                     raise FedgazeError(
@@ -113,5 +113,6 @@ class Chunks:
             start = stop
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -13,7 +13,7 @@ from fedgaze.errors import FedgazeError
 from fedgaze.xai.backward import gradients_of
 from fedgaze.xai.capture import Capture, Captured
 from fedgaze.xai.inputs import Inputs
-from fedgaze.xai.memory import Chunks, peak_bytes
+from fedgaze.xai.memory import Chunks, is_out_of_memory, peak_bytes
 from fedgaze.xai.running import frozen, running
 from fedgaze.xai.targets import Scorer
 from fedgaze.xai.tokens import Layout, lay_out, main_tensor, patch_layers, with_main
@@ -137,12 +137,13 @@ class Runner:
         self._settle()
         return self._scorer.classes
 
-    def scores(self, make: Make, count: int) -> Tensor:
+    def scores(self, make: Make, count: int, *, probability: bool = False) -> Tensor:
         """Scores of changed images.
 
         Args:
             make: Makes variants ``(m, C, *size)``.
             count: How many variants an image has.
+            probability: Whether scores that are logits of classes become their probabilities.
 
         Returns:
             ``(N, S, count)``.
@@ -151,7 +152,8 @@ class Runner:
 
         def run(n: Tensor, v: Tensor) -> Tensor:
             with torch.no_grad():
-                return self._scorer.again(self._run(make(n, v), n), n)
+                outputs = self._run(make(n, v), n)
+                return self._scorer.again(outputs, n, probability=probability)
 
         return self._collect(("scores",), run, count)
 
@@ -274,8 +276,8 @@ class Runner:
                     try:
                         args, kwargs = self._inputs.call(self.images[rows], rows)
                         return self._scorer.again(forward(*args, **kwargs), n)
-                    except (RuntimeError, FedgazeError):
-                        if not alone or len(n) == 1:
+                    except (RuntimeError, FedgazeError) as error:
+                        if not alone or len(n) == 1 or is_out_of_memory(error):
                             raise
                 # Something of the one image below meets the many above, as in DenseNet.
                 alone = False

@@ -27,15 +27,18 @@ class Settled:
         classes: ``(N, S)``, or None where no class is explained.
         keep: bool ``(N, S)``: which of the scores count; None for all.
         nothing: What to tell a person if none counts, of any image.
-        mirrored: As score, where the variants are flipped left to right; None where that makes no
-            difference.
+        mirrored: ``(outputs, rows, width of the images) -> (m, S)``: as score, where the variants
+            are flipped left to right; None where that makes no difference.
+        probability: As score, with the probabilities of classes in place of their logits; None
+            where it is not their logits that are explained.
     """
 
     score: Callable[[Any, Tensor], Tensor]
     classes: Tensor | None = None
     keep: Tensor | None = None
     nothing: str = ""
-    mirrored: Callable[[Any, Tensor], Tensor] | None = None
+    mirrored: Callable[[Any, Tensor, int], Tensor] | None = None
+    probability: Callable[[Any, Tensor], Tensor] | None = None
 
 
 class Target(ABC):
@@ -111,11 +114,15 @@ class Scorer:
         """What to tell a person if no score of any image counts."""
         return "" if self.settled is None else self.settled.nothing
 
-    def fixed(self, *, mirrored: bool = False) -> Target:
-        """What was explained, as a target of the same images, or of these flipped left to right."""
+    def fixed(self, *, width: int | None = None) -> Target:
+        """What was explained, as a target of the same images.
+
+        Args:
+            width: Of the images, if they are flipped left to right.
+        """
         settled = self.settled
-        if settled is not None and mirrored and settled.mirrored is not None:
-            settled = replace(settled, score=settled.mirrored)
+        if settled is not None and (mirrored := settled.mirrored) is not None and width is not None:
+            settled = replace(settled, score=lambda outputs, rows: mirrored(outputs, rows, width))
         return _Fixed(settled)
 
     def __call__(self, outputs: Any) -> Tensor:
@@ -127,10 +134,15 @@ class Scorer:
         self.logits = _logits_or(self.scores, outputs)
         return scores
 
-    def again(self, outputs: Any, rows: Tensor) -> Tensor:
-        """Return the scores ``(m, S)`` of variants of the images ``rows``, with their graph."""
+    def again(self, outputs: Any, rows: Tensor, *, probability: bool = False) -> Tensor:
+        """Return the scores ``(m, S)`` of variants of the images ``rows``, with their graph.
+
+        With probability, those that are logits of classes become their probabilities.
+        """
         if self.settled is None:
             raise RuntimeError("the scorer has not seen the images themselves")
+        if probability and self.settled.probability is not None:
+            return self.settled.probability(outputs, rows)
         return self.settled.score(outputs, rows)
 
 

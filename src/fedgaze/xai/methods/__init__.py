@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from fedgaze.errors import FedgazeError, nearest
+from fedgaze.xai.methods.ablation import ablation_cam
 from fedgaze.xai.methods.cam import (
     grad_cam,
     grad_cam_plus_plus,
@@ -19,6 +20,7 @@ from fedgaze.xai.methods.elementwise import (
 )
 from fedgaze.xai.methods.flow import attention_flow
 from fedgaze.xai.methods.fullgrad import full_grad
+from fedgaze.xai.methods.groupcam import group_cam
 from fedgaze.xai.methods.inputs import (
     input_x_gradient,
     integrated_gradients,
@@ -33,7 +35,10 @@ from fedgaze.xai.methods.layer_runs import (
     shapley_cam,
     smooth_grad_cam_plus_plus,
 )
+from fedgaze.xai.methods.occlusion import occlusion
+from fedgaze.xai.methods.rise import rise
 from fedgaze.xai.methods.rollout import attention_rollout, gradient_rollout, raw_attention
+from fedgaze.xai.methods.scorecam import is_cam, score_cam, ss_cam
 from fedgaze.xai.methods.scores import rest_scores
 from fedgaze.xai.registry import Method, third_party
 
@@ -42,6 +47,7 @@ __all__ = ["find_method", "grad_cam", "grad_cam_plus_plus", "list_methods"]
 _WAY_BACK = "1 forward pass, and back from the score to the layer"
 _INPUT = "1 forward pass, and back from the score to the image"
 _INPUTS = "1 forward pass, and one with the way back to the image for each {}"
+_RERUNS = "1 forward pass, and one for each {}"
 
 
 def _by_name(methods: Iterable[Method]) -> dict[str, Method]:
@@ -188,6 +194,72 @@ _BUILT_IN = _by_name(
             _INPUT,
             "Srinivas and Fleuret, NeurIPS 2019, Section 4",
             layers=False,
+        ),
+        Method(
+            "scorecam",
+            score_cam,
+            "run",
+            _RERUNS.format("channel"),
+            "Wang et al., CVPR workshops 2020, Eq. 4-7, Algorithm 1",
+            gradients=False,
+            differentiable=False,
+        ),
+        Method(
+            "sscam",
+            ss_cam,
+            "run",
+            _RERUNS.format("channel and sample"),
+            "Wang et al., arXiv 2006.14255, 2020",
+            gradients=False,
+            differentiable=False,
+        ),
+        Method(
+            "iscam",
+            is_cam,
+            "run",
+            _RERUNS.format("channel and step"),
+            "Naidu et al., arXiv 2010.03023, 2020",
+            gradients=False,
+            differentiable=False,
+        ),
+        Method(
+            "ablationcam",
+            ablation_cam,
+            "run",
+            "1 forward pass, and one from the layer on for each channel",
+            "Desai and Ramaswamy, WACV 2020, Eq. 3",
+            gradients=False,
+            differentiable=False,
+        ),
+        Method(
+            "groupcam",
+            group_cam,
+            "run",
+            "1 forward pass, back from the score to the layer, and one for each group",
+            "Zhang et al., arXiv 2103.13859, 2021, Eq. 1-8",
+            differentiable=False,
+        ),
+        Method(
+            "rise",
+            rise,
+            "run",
+            _RERUNS.format("mask"),
+            "Petsiuk et al., BMVC 2018, Eq. 6",
+            layers=False,
+            gradients=False,
+            relu=False,
+            differentiable=False,
+        ),
+        Method(
+            "occlusion",
+            occlusion,
+            "run",
+            _RERUNS.format("place of the window"),
+            "Zeiler and Fergus, ECCV 2014, Section 4.2",
+            layers=False,
+            gradients=False,
+            relu=False,
+            differentiable=False,
         ),
         Method(
             "attention_rollout",
