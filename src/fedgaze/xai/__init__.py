@@ -6,16 +6,19 @@ explanation.overlay(pictures)             # uint8 (N, H, W, 3)
 """
 
 from fedgaze.xai.auto import auto_layer
+from fedgaze.xai.beyond import output, similarity
 from fedgaze.xai.capture import Capture, Captured
 from fedgaze.xai.choices import above, contrast, log_probability, probability, top_k
 from fedgaze.xai.classes import Classes
 from fedgaze.xai.colour import overlay
+from fedgaze.xai.detection import boxes, detections
 from fedgaze.xai.explainer import explain
 from fedgaze.xai.explanation import Explanation
 from fedgaze.xai.layers import Layer, Layers, list_layers, resolve_layers
 from fedgaze.xai.methods import find_method, grad_cam, grad_cam_plus_plus, list_methods
 from fedgaze.xai.outputs import logits_of, predictions, probabilities
 from fedgaze.xai.registry import Method
+from fedgaze.xai.segments import segmentation
 from fedgaze.xai.survey import map_layers
 from fedgaze.xai.targets import Target, Targets
 
@@ -31,7 +34,9 @@ __all__ = [
     "Targets",
     "above",
     "auto_layer",
+    "boxes",
     "contrast",
+    "detections",
     "explain",
     "find_method",
     "grad_cam",
@@ -41,10 +46,13 @@ __all__ = [
     "log_probability",
     "logits_of",
     "map_layers",
+    "output",
     "overlay",
     "predictions",
     "probabilities",
     "probability",
     "resolve_layers",
+    "segmentation",
+    "similarity",
     "top_k",
 ]

@@ -165,7 +165,7 @@ def _augmented(plan: Plan, inputs: Inputs, start: int, stop: int) -> Part:
     """The mean over versions of the images, all explained for what the unchanged ones show."""
     original = _once(plan, inputs, start, stop)
     same = replace(plan, target=original.scorer.fixed())
-    flipped = replace(plan, target=original.scorer.fixed(mirrored=True))
+    flipped = replace(plan, target=original.scorer.fixed(width=inputs.images.shape[-1]))
     batch = inputs.take(start, stop)
     sums = {name: torch.zeros_like(each) for name, each in original.maps.items()}
     finite = original.finite
