@@ -1,5 +1,6 @@
 """`fedgaze explain`: where does a model look in these pictures?"""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,11 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fedgaze.cli.listing import print_layers, print_methods
 from fedgaze.errors import FedgazeError, nearest
 
 __all__ = ["explain"]
 
-_PICTURES, _MODEL, _SHOWN = "Pictures", "Model", "Explanation"
+_PICTURES, _MODEL, _SHOWN, _RUN = "Pictures", "Model", "Explanation", "How it runs"
 
 
 def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
@@ -22,7 +24,11 @@ def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
 def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     images: Annotated[
         list[Path] | None,
-        typer.Argument(help="Pictures: JPEG, PNG, WebP …", metavar="IMAGE…", show_default=False),
+        typer.Argument(
+            help="Pictures: JPEG, PNG (8 or 16 bits), WebP, DICOM …",
+            metavar="IMAGE…",
+            show_default=False,
+        ),
     ] = None,
     image: Annotated[
         list[Path] | None, _option(_PICTURES, "A picture; may be repeated.", metavar="FILE")
@@ -80,7 +86,13 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
         str, _option(_MODEL, "`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.", metavar="DEVICE")
     ] = "auto",
     method: Annotated[
-        str, _option(_SHOWN, "`gradcam` or `gradcam++`.", metavar="METHOD")
+        str,
+        _option(
+            _SHOWN,
+            "A method, or several separated by commas, which are laid side by side; see "
+            "`--list-methods`.",
+            metavar="METHOD,…",
+        ),
     ] = "gradcam",
     layer: Annotated[
         list[str] | None,
@@ -91,12 +103,50 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
             metavar="LAYER",
         ),
     ] = None,
+    fusion: Annotated[
+        str, _option(_SHOWN, "How several layers become one: `mean`, `max`, `weighted`.")
+    ] = "mean",
     target: Annotated[
-        str | None,
+        list[str] | None,
         _option(
             _SHOWN,
-            "The class to explain, by name or index; by default the predicted.",
+            "The class to explain, by name or index; may be repeated. By default the predicted.",
             metavar="CLASS",
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        _option(_SHOWN, "Explain so many of the likeliest classes.", min=1, metavar="K"),
+    ] = None,
+    against: Annotated[
+        str | None,
+        _option(_SHOWN, "Explain the target rather than this class.", metavar="CLASS"),
+    ] = None,
+    multi_label: Annotated[
+        bool, _option(_SHOWN, "Each class is a yes or no of its own.", "--multi-label")
+    ] = False,
+    signed: Annotated[
+        bool, _option(_SHOWN, "Show also what speaks against the target.", "--signed")
+    ] = False,
+    smoothing: Annotated[
+        list[str] | None,
+        _option(_SHOWN, "`augment`, `eigen`; may be repeated.", metavar="HOW"),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        _option(
+            _SHOWN,
+            "An option of the method, such as `steps=50`; may be repeated.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None,
+    region: Annotated[
+        float | None,
+        _option(
+            _SHOWN,
+            "Find what reaches this part of the heatmap's maximum, in (0, 1]: `NAME.mask.png`, "
+            "and in the record the box round the hottest spot.",
+            metavar="THRESHOLD",
         ),
     ] = None,
     alpha: Annotated[
@@ -106,21 +156,57 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
         str | None, _option(_SHOWN, "A colour map of Matplotlib.", metavar="NAME")
     ] = None,
     batch_size: Annotated[
-        int, _option(_SHOWN, "How many pictures are explained at once.", min=1)
+        int, _option(_RUN, "How many pictures are explained at once.", min=1)
     ] = 16,
+    precision: Annotated[
+        str,
+        _option(
+            _RUN,
+            "`full`; `fast`: convolutions fused with BatchNorm, channels last; `bf16`: that in "
+            "bfloat16, where it is sound.",
+        ),
+    ] = "full",
+    memory: Annotated[
+        str | None,
+        _option(_RUN, "How much a pass may take, such as `512MiB`.", metavar="SIZE"),
+    ] = None,
+    list_methods: Annotated[
+        bool,
+        typer.Option(
+            "--list-methods",
+            help="List the methods with their cost and options.",
+            is_eager=True,
+            callback=print_methods,
+        ),
+    ] = False,
+    list_layers: Annotated[
+        str | None,
+        typer.Option(
+            help="List the layers of a model that can be explained.",
+            metavar="MODEL",
+            is_eager=True,
+            callback=print_layers,
+        ),
+    ] = None,
 ) -> None:
     """Show where an image classifier looks.
 
     For each picture an overlay (`NAME.overlay.png`: the part that the model saw, in the picture's
-    own resolution up to 1024 pixels) and the heatmap (`NAME.heatmap.npy`: in the model's, values in
-    [0, 1]) are written, and for all of them `explanations.jsonl`: a JSON line a picture with its
-    file, the predicted and the explained class with their probabilities, the method and the layers.
+    own resolution up to 1024 pixels) and the heatmap (in the model's: `NAME.heatmap.npy`, values in
+    [0, 1], and in colour `NAME.heatmap.png`) are written, and for all of them
+    `explanations.jsonl`: a JSON line a picture with its file, the predicted and the explained class
+    with their probabilities, the method and the layers. With several methods or targets there are
+    `NAME.METHOD.overlay.png` and so on, a line for each, and `NAME.side_by_side.png`.
     A name that is taken gets `-2`, `-3` …
 
     A picture that cannot be read is reported, and the others go on; the exit code is then 1.
 
-    **Example:** `fedgaze explain cat.jpg --model resnet50 --target tabby`
+    **Example:** `fedgaze explain cat.jpg --model resnet50 --method gradcam,layercam --target tabby`
     """
+    del list_methods, list_layers
+    options = _options(option or [])
+    if region is not None and not 0 < region <= 1:
+        raise FedgazeError(f"--region is {region}; allowed is more than 0, up to 1")
     files = _files([*(images or []), *(image or [])], image_dir)
 
     from fedgaze.store import OutputFolder
@@ -136,9 +222,28 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
             model, checkpoint=checkpoint, code=model_code, classes=classes, preprocess=preprocess
         )
         classifier.model.to(place)
-    how = How(method, layer or (), target, alpha, colormap, batch_size)
+    how = How(
+        methods=list(dict.fromkeys(method.split(","))),
+        layers=layer or (),
+        targets=target or (),
+        top_k=top_k,
+        against=against,
+        alpha=alpha,
+        colormap=colormap,
+        batch_size=batch_size,
+        region=region,
+        multi_label=multi_label,
+        settings={
+            "fusion": fusion,
+            "relu": False if signed else None,
+            "smoothing": smoothing or (),
+            "precision": precision,
+            "memory": memory,
+        },
+        options=options,
+    )
     records: list[dict[str, Any]] = []
-    failed = 0
+    done = failed = 0
     columns = (
         TextColumn("Explaining"),
         BarColumn(),
@@ -151,18 +256,19 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
         ) as progress:
             bar = progress.add_task("", total=len(files))
             for result in explain_files(classifier, files, folder, how):
-                records.append(result.record)
+                records.extend(result.records)
                 progress.advance(bar)
                 if result.error is None:
-                    console.print(_line(result.record, output))
+                    done += 1
+                    console.print(_line(result.records, output))
                 else:
                     failed += 1
                     typer.secho(f"fedgaze: {result.error}", err=True, fg=typer.colors.RED)
     finally:
         # What is done is recorded, however the rest ended; if nothing was, nothing is written.
-        if len(records) > failed:
+        if done:
             written = folder.write_lines("explanations", records)
-            console.print(f"{len(records) - failed} explained; recorded in {escape(str(written))}")
+            console.print(f"{done} explained; recorded in {escape(str(written))}")
     if failed:
         raise typer.Exit(1)
 
@@ -184,14 +290,41 @@ def _files(files: list[Path], directory: Path | None) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _line(record: dict[str, Any], output: Path) -> str:
-    predicted, explained = record["predicted"], record["explained"]
+def _options(words: list[str]) -> dict[str, Any]:
+    """Read ``name=value``: numbers, true and false as what they are, all else as text."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise FedgazeError(f"--option {word!r} should be NAME=VALUE, such as steps=50")
+        try:
+            found[name.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise FedgazeError(f"--option {word!r} has a value that cannot be read") from error
+    return found
+
+
+def _line(records: Sequence[dict[str, Any]], output: Path) -> str:
+    first = records[0]
+    predicted, explained = first["predicted"], first["explained"]
     text = (
-        f"{escape(record['file'])}  [bold]{escape(predicted['label'])}[/] "
+        f"{escape(first['file'])}  [bold]{escape(predicted['label'])}[/] "
         f"{predicted['probability']:.1%}"
     )
-    if explained != predicted:
+    if len(records) == 1 and explained is None:
+        text += ", explained: one class against another"
+    elif len(records) == 1 and explained != predicted:
         text += f", explained: {escape(explained['label'])} {explained['probability']:.1%}"
-    if record["flags"]:
-        text += f"  [yellow]{escape(', '.join(record['flags']))}[/]"
-    return f"{text}  [dim]→ {escape(str(output / record['overlay']))}[/]"
+    flags = dict.fromkeys(
+        flag if len(records) == 1 else f"{record['method']}: {flag}"
+        for record in records
+        for flag in record["flags"]
+    )
+    if flags:
+        text += f"  [yellow]{escape(', '.join(flags))}[/]"
+    if "precision" in first and ": " in first["precision"]:
+        text += f"  [yellow]{escape(first['precision'])}[/]"
+    shown = first.get("side_by_side", first["overlay"])
+    return f"{text}  [dim]→ {escape(str(output / shown))}[/]"

@@ -65,7 +65,7 @@ def read_dicom(path: Path) -> Image.Image:
         raise FedgazeError(f"{path} is not a DICOM image that can be read: {why}") from error
 
 
-def _scaled(values: Any, lowest: float, highest: float, inverted: bool) -> Any:  # noqa: FBT001
+def _scaled(values: Any, lowest: float, highest: float, inverted: bool) -> Any:
     width = highest - lowest
     share = (values - lowest) / width if width > 0 else np.zeros_like(values)
     return np.rint(255 * (1 - share if inverted else share)).astype(np.uint8)

@@ -7,6 +7,7 @@ from fedgaze.models.build import build_model
 from fedgaze.models.checkpoint import load_checkpoint, load_weights, read_checkpoint
 from fedgaze.models.classes import find_class, imagenet_classes, read_classes
 from fedgaze.models.classifier import Classifier, open_classifier
+from fedgaze.models.described import describe_layers
 from fedgaze.models.device import choose_device
 from fedgaze.models.preprocess import IMAGENET, Preprocess, read_preprocess, weights_preprocess
 from fedgaze.models.resolve import OWN_MODELS
@@ -22,6 +23,7 @@ __all__ = [
     "Preprocess",
     "build_model",
     "choose_device",
+    "describe_layers",
     "find_class",
     "imagenet_classes",
     "load_checkpoint",

@@ -1,24 +1,39 @@
 """Explain picture files: a batch in memory at a time, one result a file, whatever a file holds."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from fedgaze.data import read_image
 from fedgaze.errors import FedgazeError
 from fedgaze.models import Classifier, find_class
+from fedgaze.report.region import find_region
+from fedgaze.report.tiles import Tile, side_by_side
 from fedgaze.store import OutputFolder
-from fedgaze.xai import Explanation, explain, overlay
+from fedgaze.xai import (
+    Classes,
+    Explanation,
+    Targets,
+    contrast,
+    explain,
+    find_method,
+    overlay,
+    probabilities,
+    top_k,
+)
 
 __all__ = ["How", "Result", "explain_files"]
 
 # Overlays are for people: a digit of 24 pixels is enlarged, a camera's whole resolution reduced.
 _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 224, 1024
+_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -26,20 +41,32 @@ class How:
     """How pictures are explained and shown: the words of the command line.
 
     Attributes:
-        method: A method's name.
+        methods: Methods' names.
         layers: Layers' names; empty for the automatic choice.
-        target: A class by name or index; None for the predicted one.
+        targets: Classes by name or index; empty for the predicted one.
+        top_k: Instead of targets, so many of the likeliest classes.
+        against: A class that the (one) target is set against.
         alpha: How much of the heatmap the overlay shows, in [0, 1].
         colormap: A colour map's name; None for the usual one.
         batch_size: How many pictures are explained at once.
+        region: A threshold in (0, 1] over which box and mask are found; None for neither.
+        multi_label: Whether each class is a yes or no of its own.
+        settings: Further arguments of `explain`.
+        options: Options of methods; each goes to the methods that have it.
     """
 
-    method: str
-    layers: Sequence[str]
-    target: str | None
-    alpha: float
-    colormap: str | None
-    batch_size: int
+    methods: Sequence[str] = ("gradcam",)
+    layers: Sequence[str] = ()
+    targets: Sequence[str] = ()
+    top_k: int | None = None
+    against: str | None = None
+    alpha: float = 0.7
+    colormap: str | None = None
+    batch_size: int = 16
+    region: float | None = None
+    multi_label: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,6 +74,7 @@ class _Picture:
     """A file's picture: as the model sees it, and as a person is shown the same part of it."""
 
     file: Path
+    size: tuple[int, int]
     view: Image.Image
     shown: Image.Image
 
@@ -57,19 +85,19 @@ class Result:
 
     Attributes:
         file: The picture.
-        record: What is written of it, as one JSON line.
+        records: What is written of it, a JSON line for each method and target.
         error: Why it could not be explained; None if it was.
     """
 
     file: Path
-    record: dict[str, Any]
+    records: Sequence[dict[str, Any]]
     error: str | None = None
 
 
 def explain_files(
     classifier: Classifier, files: Iterable[Path], output: OutputFolder, how: How
 ) -> Iterator[Result]:
-    """Explain pictures and write an overlay and a heatmap of each.
+    """Explain pictures and write overlays and heatmaps of each.
 
     Args:
         classifier: Its model runs on the device that it lies on.
@@ -81,88 +109,206 @@ def explain_files(
         One result a file, in the order of the files.
 
     Raises:
-        FedgazeError: The method, a layer, the target or the colour map does not exist, or a result
-            cannot be written.
+        FedgazeError: A method, an option, a layer, a target or the colour map does not exist, or a
+            result cannot be written.
     """
-    target = None if how.target is None else find_class(how.target, classifier.classes)
+    job = _Job.of(classifier, output, how)
     waiting: list[_Picture] = []
     for file in files:
         try:
             picture = read_image(file)
         except FedgazeError as error:
-            yield from _explain_batch(classifier, waiting, output, how, target)
+            yield from job.explain(waiting)
             waiting = []
             yield _failed(file, str(error))
             continue
         # Pictures that keep their own size can only share a batch with those of the same size.
         view = classifier.preprocess.view(picture)
         if waiting and (len(waiting) == how.batch_size or view.size != waiting[0].view.size):
-            yield from _explain_batch(classifier, waiting, output, how, target)
+            yield from job.explain(waiting)
             waiting = []
-        waiting.append(_Picture(file, view, _shown(classifier.preprocess.frame(picture), view)))
-    yield from _explain_batch(classifier, waiting, output, how, target)
+        shown = _shown(classifier.preprocess.frame(picture), view)
+        waiting.append(_Picture(file, picture.size, view, shown))
+    yield from job.explain(waiting)
 
 
-def _explain_batch(
-    classifier: Classifier,
-    batch: Sequence[_Picture],
-    output: OutputFolder,
-    how: How,
-    target: int | None,
-) -> Iterator[Result]:
-    if not batch:
-        return
-    device = next(classifier.model.parameters(), torch.empty(0)).device
-    inputs = torch.stack([classifier.preprocess.tensor(each.view) for each in batch])
-    try:
-        explanation = explain(
-            classifier.model,
-            inputs.to(device),
-            how.method,
-            None if target is None else [target] * len(batch),
-            list(how.layers) or None,
-        )
-    except FedgazeError:
-        raise
-    # A model that takes only pictures of one size, or more memory than there is.
-    except RuntimeError as error:
-        channels, height, width = inputs.shape[1:]
-        why = str(error).strip().partition("\n")[0]
-        for each in batch:
-            yield _failed(
-                each.file,
-                f"{each.file}: the model could not run on {channels} × {height} × {width} numbers: "
-                f"{why}",
-            )
-        return
-    colours = {} if how.colormap is None else {"colormap": how.colormap}
-    for index, (each, heatmap) in enumerate(zip(batch, explanation.heatmaps.cpu(), strict=True)):
-        picture = torch.from_numpy(np.array(each.shown.convert("RGB"))).permute(2, 0, 1)
-        shown = overlay(picture, heatmap, alpha=how.alpha, **colours)
-        paths = output.write_maps(each.file.stem, shown[0].numpy(), heatmap.float().numpy())
-        record = {"file": str(each.file), **_record(classifier, explanation, index)}
-        yield Result(each.file, record | {"overlay": paths[0].name, "heatmap": paths[1].name})
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for all pictures, checked."""
 
+    classifier: Classifier
+    output: OutputFolder
+    how: How
+    targets: Targets
+    runs: Mapping[str, Mapping[str, Any]]
 
-def _record(classifier: Classifier, explanation: Explanation, index: int) -> dict[str, Any]:
-    explained = explanation.predicted if explanation.targets is None else explanation.targets
-    probabilities = explanation.logits[index].float().softmax(dim=0)
-
-    def named(wanted: int) -> dict[str, Any]:
-        return {
-            "class": wanted,
-            "label": classifier.label(wanted),
-            "probability": round(float(probabilities[wanted]), 6),
+    @classmethod
+    def of(cls, classifier: Classifier, output: OutputFolder, how: How) -> "_Job":
+        methods = {name: find_method(name) for name in how.methods}
+        for option in how.options:
+            if not any(option in method.options for method in methods.values()):
+                next(iter(methods.values())).check_options({option: None})
+        runs = {
+            name: {
+                "layers": (list(how.layers) or None) if method.layers else None,
+                **how.settings,
+                **{key: each for key, each in how.options.items() if key in method.options},
+            }
+            for name, method in methods.items()
         }
+        if how.layers and not any(method.layers for method in methods.values()):
+            raise FedgazeError(f"{', '.join(methods)} explains no layer; leave --layer out")
+        return cls(classifier, output, how, _targets(classifier, how), runs)
 
-    return {
-        "predicted": named(int(explanation.predicted[index])),
-        "explained": named(int(explained[index])),
-        "model": classifier.name,
-        "method": explanation.method,
-        "layers": list(explanation.layers),
-        "flags": list(explanation.flags[index]),
-    }
+    def explain(self, batch: Sequence[_Picture]) -> Iterator[Result]:
+        """Explain pictures of one size, and write what is to be seen of them."""
+        if not batch:
+            return
+        classifier = self.classifier
+        device = next(classifier.model.parameters(), torch.empty(0)).device
+        inputs = torch.stack([classifier.preprocess.tensor(each.view) for each in batch])
+        try:
+            found = {
+                name: explain(classifier.model, inputs.to(device), name, self.targets, **run)
+                for name, run in self.runs.items()
+            }
+        except FedgazeError:
+            raise
+        # A model that takes only pictures of one size, or more memory than there is.
+        except RuntimeError as error:
+            channels, height, width = inputs.shape[1:]
+            why = str(error).strip().partition("\n")[0]
+            for each in batch:
+                yield _failed(
+                    each.file,
+                    f"{each.file}: the model could not run on {channels} × {height} × {width} "
+                    f"numbers: {why}",
+                )
+            return
+        for index, picture in enumerate(batch):
+            yield Result(picture.file, self._written(picture, index, found))
+
+    def _written(
+        self, picture: _Picture, index: int, found: Mapping[str, Explanation]
+    ) -> list[dict[str, Any]]:
+        files: dict[str, Callable[[BinaryIO], object]] = {}
+        records: list[dict[str, Any]] = []
+        tiles: list[Tile] = []
+        rows = {
+            name: (explanation.images == index).nonzero()[:, 0].tolist()
+            for name, explanation in found.items()
+        }
+        single = sum(map(len, rows.values())) == 1
+        for rank in range(max(map(len, rows.values()))):
+            for number, (name, explanation) in enumerate(found.items()):
+                row = rows[name][rank]
+                record = {"file": str(picture.file), **self._record(explanation, index, row, name)}
+                middle = "" if single else f".{name}{_of_target(explanation, row)}"
+                coloured = self._coloured(picture, explanation.heatmaps[row])
+                shown = Image.fromarray(coloured)
+                files |= self._files(middle, picture, shown, explanation.heatmaps[row], record)
+                records.append(record)
+                if number == 0:
+                    predicted = record["predicted"]
+                    note = f"{predicted['label']} {predicted['probability']:.1%}"
+                    tiles.append(Tile(picture.shown, picture.file.name, note))
+                explained = record["explained"] or {"label": "score"}
+                tiles.append(Tile(shown, name, explained["label"]))
+        if not single:
+            columns = _COLUMNS if len(tiles) == 1 + len(found) else 1 + len(found)
+            files[".side_by_side.png"] = _png(side_by_side(tiles, columns))
+        paths = self.output.write_together(picture.file.stem, files)
+        for record in records:
+            for key, suffix in record.pop("suffixes").items():
+                record[key] = paths[suffix].name
+            if not single:
+                record["side_by_side"] = paths[".side_by_side.png"].name
+        return records
+
+    def _files(
+        self,
+        middle: str,
+        picture: _Picture,
+        shown: Image.Image,
+        heatmap: Tensor,
+        record: dict[str, Any],
+    ) -> dict[str, Callable[[BinaryIO], object]]:
+        """What is written of one map; where each lies is noted in the record."""
+        numbers = heatmap.detach().float().cpu()
+        black = torch.zeros(1, 3, *numbers.shape)
+        colours = {} if self.how.colormap is None else {"colormap": self.how.colormap}
+        alone = Image.fromarray(overlay(black, numbers, alpha=1.0, **colours)[0].numpy())
+        files: dict[str, Callable[[BinaryIO], object]] = {
+            f"{middle}.overlay.png": _png(shown),
+            f"{middle}.heatmap.npy": partial(np.save, arr=numbers.numpy()),
+            f"{middle}.heatmap.png": _png(alone),
+        }
+        record["suffixes"] = {
+            "overlay": f"{middle}.overlay.png",
+            "heatmap": f"{middle}.heatmap.npy",
+            "heatmap_picture": f"{middle}.heatmap.png",
+        }
+        if self.how.region is not None:
+            seen = self.classifier.preprocess.frame_box(picture.size)
+            region = find_region(numbers, self.how.region, picture.size, seen)
+            files[f"{middle}.mask.png"] = _png(Image.fromarray(region.mask))
+            record["suffixes"]["mask"] = f"{middle}.mask.png"
+            record["box"] = None if region.box is None else list(region.box)
+        return files
+
+    def _coloured(self, picture: _Picture, heatmap: Tensor) -> Any:
+        colours = {} if self.how.colormap is None else {"colormap": self.how.colormap}
+        pixels = torch.from_numpy(np.array(picture.shown.convert("RGB"))).permute(2, 0, 1)
+        return overlay(pixels, heatmap.detach().cpu(), alpha=self.how.alpha, **colours)[0].numpy()
+
+    def _record(
+        self, explanation: Explanation, index: int, row: int, method: str
+    ) -> dict[str, Any]:
+        logits = explanation.logits[index : index + 1]
+        chances = probabilities(logits, multi_label=self.how.multi_label)[0]
+
+        def named(wanted: int) -> dict[str, Any]:
+            return {
+                "class": wanted,
+                "label": self.classifier.label(wanted),
+                "probability": round(float(chances[wanted]), 6),
+            }
+
+        explained = None if explanation.targets is None else int(explanation.targets[row])
+        record = {
+            "predicted": named(int(explanation.predicted[index])),
+            "explained": None if explained is None else named(explained),
+            "model": self.classifier.name,
+            "method": method,
+            "layers": list(explanation.layers),
+            "flags": list(explanation.flags[row]),
+        }
+        if explanation.precision != "full":
+            record["precision"] = explanation.precision
+        return record
+
+
+def _targets(classifier: Classifier, how: How) -> Targets:
+    found = [find_class(word, classifier.classes) for word in how.targets]
+    if how.top_k is not None:
+        if found or how.against:
+            raise FedgazeError("--top-k goes without --target and --against")
+        return top_k(how.top_k)
+    if how.against is not None:
+        if len(found) > 1:
+            raise FedgazeError("--against goes with one --target, or with none for the predicted")
+        return contrast(found[0] if found else None, find_class(how.against, classifier.classes))
+    return Classes(torch.tensor(found)) if found else None
+
+
+def _of_target(explanation: Explanation, row: int) -> str:
+    if explanation.targets is None or len(explanation) == len(explanation.predicted):
+        return ""
+    return f".{int(explanation.targets[row])}"
+
+
+def _png(picture: Image.Image) -> Callable[[BinaryIO], object]:
+    return partial(picture.save, format="png")
 
 
 def _shown(frame: Image.Image, view: Image.Image) -> Image.Image:
@@ -178,4 +324,4 @@ def _shown(frame: Image.Image, view: Image.Image) -> Image.Image:
 
 
 def _failed(file: Path, error: str) -> Result:
-    return Result(file, {"file": str(file), "error": error}, error)
+    return Result(file, [{"file": str(file), "error": error}], error)

@@ -26,8 +26,8 @@ def watching_attention(graph: bool = False, count: int | None = None) -> Iterato
     Seen are `torch.nn.functional.scaled_dot_product_attention` (the weights are computed again
     from queries and keys), ``multi_head_attention_forward`` and with it
     `torch.nn.MultiheadAttention` (its fast path is off meanwhile), and, in code that spells
-    attention out, a softmax over the last dimension of ``(…, T, T)``. The model's outputs are the
-    same up to rounding.
+    attention out, a softmax over the last dimension of ``(…, T, T)`` or ``(N, heads, T, S)``. The
+    model's outputs are the same up to rounding.
 
     Args:
         graph: Whether gradients to the weights are wanted. Then a graph begins at the first
@@ -204,7 +204,9 @@ def _spells_attention(result: Any, args: Any, kwargs: Any) -> bool:
         return False
     dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
     rows, columns = result.shape[-2:]
-    return dim in {-1, result.dim() - 1} and rows == columns > 1
+    # Where heads are apart, also from some tokens to others, as from all to pooled ones in PVT.
+    over = columns > 1 and (rows == columns or result.dim() == 4)
+    return over and dim in {-1, result.dim() - 1}
 
 
 def _masked(scores: Tensor, mask: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The automatic choice: the last layer that still knows where things are."""
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fedgaze.xai.layers import named_layers, unwrap
 from fedgaze.xai.outputs import logits_of
 from fedgaze.xai.running import frozen, running
 from fedgaze.xai.tokens import Layout, grids_of, lay_out, main_tensor, patch_layers, with_main
+from fedgaze.xai.trunk import is_dense, trunk_of
 
 __all__ = ["Query", "auto_layer", "auto_query"]
 
@@ -69,6 +71,11 @@ def auto_layer(model: nn.Module, images: Tensor | Inputs) -> str:
     the layer before its attention (timm's ``blocks.11.norm1``, torchvision's
     ``encoder.layers.encoder_layer_11.ln_1``); where patches are averaged, the last norm or block.
     What depends on what is found by sending NaN back from the output, which no weight can hide.
+
+    Where the output says something of each place (segmentation, detection), the last map is the
+    answer itself or next to it. There the choice is the last map on the coarsest grid of the trunk
+    (``backbone``, ``encoder`` or transformers' base model; the whole model where it has none): in
+    torchvision's detectors ``backbone.body.layer4``.
 
     The choice is remembered for the model and the size of the images.
 
@@ -130,6 +137,8 @@ class _Watch:
         size: tuple[int, ...],
         strided: frozenset[nn.Module],
         inside: frozenset[nn.Module],
+        *,
+        coarsest: bool,
     ) -> None:
         self.maps: list[_Seen] = []
         self.tokens = False
@@ -137,6 +146,7 @@ class _Watch:
         self._patches: tuple[int, ...] | None = None
         self._strided = strided
         self._inside = inside
+        self._coarsest = coarsest
         self._passed_over: Tensor | None = None
 
     def __call__(self, module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -161,6 +171,10 @@ class _Watch:
             torch.set_grad_enabled(True)
             tensor = tensor.detach().requires_grad_()
             output = with_main(output, tensor.clone())
+        if self._coarsest and not (first or self.tokens) and self.maps:
+            coarsest = self.maps[-1].layout.grid
+            if math.prod(layout.grid) > math.prod(coarsest):
+                return output
         if first or not self.tokens:
             self.maps.clear()  # without tokens only the last map counts
         self.tokens |= layout.tokens
@@ -183,14 +197,16 @@ class _Watch:
         return layout if known and not mixed and max(layout.grid) > 1 else None
 
 
-def _probe(model: nn.Module, image: Inputs, named: Mapping[str, nn.Module]) -> _Choice:
+def _probe(
+    model: nn.Module, image: Inputs, named: Mapping[str, nn.Module], *, coarsest: bool = False
+) -> _Choice:
     names: dict[nn.Module, str] = {}
     for name, module in named.items():
         names.setdefault(module, name)
     size = tuple(image.images.shape[2:])
     strided, inside = frozenset(patch_layers(model)), _inside_attention(named)
     for below in (False, True):
-        watch = _Watch(size, strided, inside)
+        watch = _Watch(size, strided, inside, coarsest=coarsest)
         hooks = [(module, watch) for module in names]
         args, kwargs = image.call()
         with (
@@ -203,6 +219,8 @@ def _probe(model: nn.Module, image: Inputs, named: Mapping[str, nn.Module]) -> _
         # A second time where the model runs its tokens in a no_grad block of its own.
         if not watch.tokens or ends:
             break
+    if is_dense(outputs) and not coarsest:
+        return _probe(model, image, trunk_of(model, named), coarsest=True)
     seen, query = _judged(watch, ends)
     if seen is None:
         why = " whose positions reach its output" if watch.tokens else ""

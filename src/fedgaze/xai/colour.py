@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["ALPHA", "COLORMAP", "colour_table", "overlay"]
+__all__ = ["ALPHA", "COLORMAP", "colour_table", "grey", "overlay", "painted", "pictures_of"]
 
 COLORMAP = "inferno"
 """Perceptually even: a step in heat looks the same anywhere, also without colour vision."""
@@ -42,24 +42,45 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise FedgazeError(f"alpha is {alpha}; allowed is 0 to 1")
     table = colour_table(colormap)
-    pictures = images.detach().to(heatmaps.device)
-    pictures = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures.float()
-    if pictures.dim() == 3:
-        pictures = pictures[None]
     heat = heatmaps.detach().float()
-    if heat.dim() == 2:
-        heat = heat[None]
-    if pictures.dim() != 4 or pictures.shape[1] not in {1, 3} or len(pictures) != len(heat):
-        raise FedgazeError(
-            f"images of shape {tuple(images.shape)} do not go with heatmaps of shape "
-            f"{tuple(heatmaps.shape)}; allowed is (N, C, H, W), grey or RGB, with one heatmap each"
-        )
+    heat = heat[None] if heat.dim() == 2 else heat
+    pictures = pictures_of(images, heat)
     if pictures.shape[2:] != heat.shape[1:]:
         heat = F.interpolate(heat[:, None], pictures.shape[2:], mode="bilinear")[:, 0]
     heat = heat.clamp(0, 1)
     colours = table.to(heat.device)[(heat * 255).round().long()]
+    return painted(pictures, colours, heat, alpha)
+
+
+def pictures_of(images: Tensor, heat: Tensor) -> Tensor:
+    """Pictures ``(N, 3 or 1, H, W)`` in [0, 1], beside as many maps ``(N, ..., h, w)``.
+
+    Raises:
+        FedgazeError: Shapes do not fit.
+    """
+    pictures = images.detach().to(heat.device)
+    pictures = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures.float()
+    pictures = pictures[None] if pictures.dim() == 3 else pictures
+    if pictures.dim() != 4 or pictures.shape[1] not in {1, 3} or len(pictures) != len(heat):
+        raise FedgazeError(
+            f"images of shape {tuple(images.shape)} do not go with heatmaps of shape "
+            f"{tuple(heat.shape)}; allowed is (N, C, H, W), grey or RGB, with one heatmap each"
+        )
+    return pictures.clamp(0, 1)
+
+
+def grey(pictures: Tensor) -> Tensor:
+    """The luminance ``(N, 1, H, W)`` of pictures, grey or RGB (ITU-R BT.601)."""
+    if pictures.shape[1] == 1:
+        return pictures
+    weights = torch.tensor([0.299, 0.587, 0.114]).to(pictures)
+    return torch.einsum("nchw,c->nhw", pictures, weights)[:, None]
+
+
+def painted(pictures: Tensor, colours: Tensor, heat: Tensor, alpha: float) -> Tensor:
+    """Pictures ``(N, C, H, W)`` covered by colours ``(N, H, W, 3)``, as `overlay` says."""
     weight = alpha * heat[..., None].sqrt()
-    mixed = pictures.clamp(0, 1).permute(0, 2, 3, 1) * (1 - weight) + colours * weight
+    mixed = pictures.permute(0, 2, 3, 1) * (1 - weight) + colours * weight
     return (mixed * 255).round().to(torch.uint8)
 
 

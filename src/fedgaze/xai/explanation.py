@@ -74,6 +74,16 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.heatmaps)
 
+    def _repr_html_(self) -> str:
+        from fedgaze.xai.notebook import html_of
+
+        return html_of(self)
+
+    def _repr_png_(self) -> bytes:
+        from fedgaze.xai.notebook import png_of
+
+        return png_of(self)
+
     def overlay(self, images: Tensor, *, alpha: float = ALPHA, colormap: str = COLORMAP) -> Tensor:
         """Lay the heatmaps over pictures; see `fedgaze.xai.overlay`.
 

@@ -264,10 +264,14 @@ class Runner:
             nonlocal alone
             with torch.no_grad():
                 changed = make(n, v)
+                seen = 0
 
                 def swap(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+                    nonlocal seen
+                    seen += 1
                     tensor = main_tensor(output)
-                    if tensor is None:
+                    # Of a layer that is used several times the last output is explained.
+                    if tensor is None or seen < self.calls:
                         return output
                     return with_main(output, layout.from_map(changed.to(tensor), tensor))
 

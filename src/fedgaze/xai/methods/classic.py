@@ -126,7 +126,7 @@ def _makes(head: _Head, mean: Tensor, logits: Tensor) -> bool:
 
 
 def _equal(made: Tensor, wanted: Tensor, like: Tensor) -> bool:
-    """Whether two are equal up to rounding in like's precision, by the greatest number of each row."""
+    """Whether two are equal, beside the greatest number of a row and in like's precision."""
     tolerance = max(1e-3, 8 * torch.finfo(like.dtype).eps)
     distance = (made - wanted).abs().amax(1)
     return bool((distance <= tolerance * wanted.abs().amax(1)).all())

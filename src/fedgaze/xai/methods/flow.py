@@ -37,8 +37,8 @@ def attention_flow(
     `attention_rollout`: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020,
     Section 3. With ``query="mean"`` the source feeds each token that is averaged with its share.
 
-    One flow a token and an image, by Dinic's algorithm on the processor, in a loop: about half a second an
-    image for 12 blocks of 197 tokens, 5 s for 577. Nothing can be differentiated.
+    One flow a token and an image, by Dinic's algorithm on the processor, in a loop: about half a
+    second an image for 12 blocks of 197 tokens, 5 s for 577. Nothing can be differentiated.
 
     Args:
         attentions: As for `attention_rollout`.

@@ -69,7 +69,7 @@ def occlusion(
     count = reduce(lambda a, b: a * b, places)
     before = wide(runner.scores(lambda n, v: images[n], 1, probability=probability))  # noqa: ARG005
     lost = before - wide(runner.scores(covered, count, probability=probability))
-    found = lost.unflatten(2, places)
+    found: Tensor = lost.unflatten(2, places)
     for each in covers:
         # The mean over the windows that cover a position is a mean in each direction.
         found = torch.tensordot(found, (each / each.sum(0)).to(found.dtype), dims=([2], [0]))

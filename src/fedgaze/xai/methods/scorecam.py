@@ -119,7 +119,8 @@ def ss_cam(
 
         count = index.shape[1]
         judged = wide(runner.scores(behind, count * samples, probability=probability))
-        return judged.unflatten(2, (count, samples)).mean(3)
+        mean: Tensor = judged.unflatten(2, (count, samples)).mean(3)
+        return mean
 
     return _map(activations, judge, channels, weighting)
 
@@ -165,12 +166,13 @@ def is_cam(
 
         count = index.shape[1]
         judged = wide(runner.scores(behind, count * len(factors)))
-        return judged.unflatten(2, (count, len(factors))).sum(3) / steps
+        mean: Tensor = judged.unflatten(2, (count, len(factors))).sum(3) / steps
+        return mean
 
     return _map(activations, judge, channels, "softmax")
 
 
-def _map(activations: Tensor, judge: Judge, channels: int | None, weighting: str) -> Tensor:
+def _map(activations: Tensor, judge: Judge, channels: int | None, weighting: str) -> Tensor:  # noqa: ARG001
     live = ~is_flat(activations.flatten(0, 1)).view(activations.shape[:2])
     index = first_of(live)
     scores = scattered(wide(judge(index)), index, live, rest=-torch.inf)

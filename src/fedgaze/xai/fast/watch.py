@@ -1,0 +1,121 @@
+"""Watch: what happens when an image runs through a model."""
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from fedgaze.xai.fast.fuse import CONVOLUTIONS, can_fuse, is_norm
+from fedgaze.xai.inputs import Inputs
+from fedgaze.xai.running import running
+from fedgaze.xai.tokens import main_tensor
+
+__all__ = ["Watch", "watch"]
+
+
+class Watch:
+    """What was seen. Modules go by the first of their names.
+
+    Attributes:
+        calls: How often each module ran, in the order in which they first ended.
+        pairs: Convolutions (or Linear) by name, with the BatchNorm that read their output next.
+        kept: By target layer, what it returned at its last call.
+        outputs: All tensors of what the model returned.
+        stem: The first convolution that ran; None if none did.
+        weighing: By target layer, the modules with weight matrices that ended after it.
+        reordered: Whether a convolution after the stem read a feature map channels first.
+    """
+
+    def __init__(self, layers: Collection[str]) -> None:
+        self.calls: Counter[str] = Counter()
+        self.pairs: dict[str, str] = {}
+        self.kept: dict[str, Tensor] = {}
+        self.outputs: list[Tensor] = []
+        self.stem: str | None = None
+        self.weighing: dict[str, list[str]] = {}
+        self.reordered = False
+        self._layers = layers
+        self._last: tuple[str, nn.Module, Tensor, int] | None = None
+
+    def hook(self, names: Collection[str]) -> Callable[[nn.Module, Any, Any], None]:
+        """A forward hook for the module of these names."""
+        name = next(iter(names))
+        targets = [each for each in names if each in self._layers]
+
+        def see(module: nn.Module, inputs: Any, output: Any) -> None:
+            self.calls[name] += 1
+            first = inputs[0] if inputs else None
+            if isinstance(module, CONVOLUTIONS):
+                self._see_convolution(name, first)
+            if next(module.children(), None) is None or is_norm(module):
+                self._see_pair(name, module, first, output)
+            if any(p is not None and p.dim() > 1 for p in module._parameters.values()):  # noqa: SLF001
+                for after in self.weighing.values():
+                    after.append(name)
+            main = main_tensor(output)
+            for target in targets:
+                self.weighing[target] = []
+                if main is not None:
+                    self.kept[target] = main.clone()  # what follows may overwrite it
+
+        return see
+
+    def end(self, outputs: Any) -> None:
+        """Note what the model returned, and which pairs stay."""
+        self._last = None
+        # Dataclasses are not looked into by the tree functions.
+        held = dict(vars(outputs)) if hasattr(outputs, "__dataclass_fields__") else outputs
+        self.outputs = [leaf for leaf in tree_leaves(held) if isinstance(leaf, Tensor)]
+        self.pairs = {
+            convolution: norm
+            for convolution, norm in self.pairs.items()
+            # One that runs twice may feed something else the second time. A layer that ends with
+            # the convolution, and not with its BatchNorm, would return something else.
+            if self.calls[convolution] == self.calls[norm] == 1
+            and not any(
+                _within(convolution, layer) and not _within(norm, layer) for layer in self._layers
+            )
+        }
+
+    def _see_convolution(self, name: str, read: Any) -> None:
+        if self.stem is None:
+            self.stem = name
+        elif isinstance(read, Tensor) and read.dim() == 4:
+            last = read.is_contiguous(memory_format=torch.channels_last)
+            self.reordered |= read.is_contiguous() and not last
+
+    def _see_pair(self, name: str, module: nn.Module, read: Any, output: Any) -> None:
+        if self._last is not None:
+            before, convolution, made, version = self._last
+            unchanged = read is made and made._version == version  # noqa: SLF001
+            if unchanged and can_fuse(convolution, module, made):
+                self.pairs[before] = name
+        self._last = None
+        if isinstance(output, Tensor):
+            self._last = (name, module, output, output._version)  # noqa: SLF001
+
+
+def watch(model: nn.Module, inputs: Inputs, layers: Collection[str]) -> Watch:
+    """Run the first image through a model, without gradients, and look on.
+
+    Args:
+        model: The model.
+        inputs: Its arguments for one image or more.
+        layers: Names of layers whose output is kept.
+    """
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    seen = Watch(layers)
+    hooks = [(module, seen.hook(known)) for module, known in names.items()]
+    args, kwargs = inputs.take(0, 1).call()
+    with running(model, hooks) as forward, torch.no_grad():
+        seen.end(forward(*args, **kwargs))
+    return seen
+
+
+def _within(name: str, layer: str) -> bool:
+    return name == layer or name.startswith(f"{layer}.")

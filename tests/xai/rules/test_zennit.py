@@ -1,0 +1,132 @@
+"""Zennit, with the canonizers that it needs, as oracle of the composites."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from zennit import composites as theirs
+from zennit.composites import LayerMapComposite, layer_map_base
+from zennit.rules import Epsilon, WSquare
+from zennit.torchvision import ResNetCanonizer, VGGCanonizer
+
+from fedgaze.xai.rules import lrp_rules
+
+Back = Callable[..., Tensor]
+Make = Callable[..., Any]
+
+COMPOSITES: dict[str, tuple[Make, dict[str, Any]]] = {
+    "epsilon_plus": (theirs.EpsilonPlus, {}),
+    "epsilon_plus_flat": (theirs.EpsilonPlusFlat, {}),
+    "epsilon_alpha2_beta1": (theirs.EpsilonAlpha2Beta1, {}),
+    "epsilon_alpha2_beta1_flat": (theirs.EpsilonAlpha2Beta1Flat, {}),
+    "epsilon_gamma_box": (theirs.EpsilonGammaBox, {"low": -3.0, "high": 3.0}),
+}
+
+
+FAST = ("epsilon_plus_flat", "epsilon_gamma_box")
+
+
+def vgg(layers: str, *, norm: bool) -> nn.Module:
+    features = torchvision.models.vgg.make_layers(
+        torchvision.models.vgg.cfgs[layers], batch_norm=norm
+    )
+    head = nn.Sequential(nn.Linear(512, 32), nn.ReLU(True), nn.Dropout(), nn.Linear(32, 6))
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1, groups=2)),
+        *(nn.LeakyReLU(), nn.AvgPool2d(3, 2, 1), nn.ConvTranspose2d(12, 6, 3, stride=2), nn.SiLU()),
+        *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 7 * 7, 9), nn.ReLU(), nn.Linear(9, 6)),
+    )
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], list[Any]]] = {
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=6), [ResNetCanonizer]),
+    "resnext": (
+        lambda: torchvision.models.ResNet(
+            torchvision.models.resnet.Bottleneck,
+            [1, 1, 1, 1],
+            num_classes=6,
+            groups=4,
+            width_per_group=8,
+        ),
+        [ResNetCanonizer],
+    ),
+    "vgg11": (lambda: vgg("A", norm=False), []),
+    "vgg11_bn": (lambda: vgg("A", norm=True), [VGGCanonizer]),
+    "plain": (plain, []),
+}
+
+
+def by_zennit(model: nn.Module, images: Tensor, composite: Any, classes: Tensor) -> Tensor:
+    leaf = images.clone().requires_grad_()
+    with composite.context(model) as changed:
+        scores = changed(leaf).gather(1, classes[:, None])[:, 0]
+        return torch.autograd.grad(scores, leaf, torch.ones_like(scores))[0]
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+PAIRS = [
+    pytest.param(
+        name,
+        composite,
+        marks=[] if name == "plain" or composite in FAST else pytest.mark.slow,
+    )
+    for name in MODELS
+    for composite in COMPOSITES
+]
+
+
+@pytest.mark.parametrize(("name", "composite"), PAIRS)
+def test_composites_agree(name: str, composite: str, back: Back, unsettle: Make) -> None:
+    make, canonizers = MODELS[name]
+    torch.manual_seed(0)
+    # Zennit leaves the constant of a merged BatchNorm in it, which then divides by 1 + 1e-5.
+    model = unsettle(make(), eps=1e-14).double()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    classes = torch.tensor([1, 4])
+    kind, options = COMPOSITES[composite]
+    oracle = kind(**options, canonizers=[each() for each in canonizers])
+    expected = by_zennit(model, images, oracle, classes)
+    found = back(model, images, lambda: lrp_rules(composite, **options), classes)
+    assert relative(found, expected) < 1e-9
+
+
+def test_with_the_constant_they_agree_to_four_digits(back: Back, unsettle: Make) -> None:
+    torch.manual_seed(0)
+    model = unsettle(torchvision.models.resnet18(num_classes=6))
+    images, classes = torch.randn(2, 3, 48, 48), torch.tensor([1, 4])
+    oracle = theirs.EpsilonPlusFlat(canonizers=[ResNetCanonizer()])
+    expected = by_zennit(model, images, oracle, classes)
+    found = back(model, images, lambda: lrp_rules("epsilon_plus_flat"), classes)
+    assert relative(found, expected) < 1e-4
+
+
+def test_epsilon_everywhere_agrees(back: Back) -> None:
+    torch.manual_seed(0)
+    model = plain().double().eval()
+    images, classes = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 4])
+    layers = [*layer_map_base(), ((nn.Conv2d, nn.ConvTranspose2d, nn.Linear), Epsilon(0.1))]
+    expected = by_zennit(model, images, LayerMapComposite(layers), classes)
+    found = back(model, images, lambda: lrp_rules("epsilon", epsilon=0.1), classes)
+    assert relative(found, expected) < 1e-9
+
+
+def test_squared_weights_agree_without_the_bias(back: Back) -> None:
+    # In the paper's formula there is none; zennit adds its square.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 3)).double()
+    images, classes = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 2])
+    first = ((nn.Conv2d,), WSquare(zero_params="bias"))
+    oracle = LayerMapComposite([first, ((nn.Linear,), Epsilon())])
+    expected = by_zennit(model, images, oracle, classes)
+    found = back(model, images, lambda: lrp_rules("epsilon", first="w_square"), classes)
+    assert relative(found, expected) < 1e-9
