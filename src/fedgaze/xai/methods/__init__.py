@@ -36,6 +36,12 @@ from fedgaze.xai.methods.layer_runs import (
     smooth_grad_cam_plus_plus,
 )
 from fedgaze.xai.methods.occlusion import occlusion
+from fedgaze.xai.methods.relevance import (
+    deconvnet_maps,
+    guided_backprop,
+    guided_grad_cam,
+    lrp,
+)
 from fedgaze.xai.methods.rise import rise
 from fedgaze.xai.methods.rollout import attention_rollout, gradient_rollout, raw_attention
 from fedgaze.xai.methods.scorecam import is_cam, score_cam, ss_cam
@@ -185,6 +191,42 @@ _BUILT_IN = _by_name(
             "Adebayo et al., ICLR workshop 2018, Section 2",
             layers=False,
             reduction="max_abs",
+            differentiable=False,
+        ),
+        Method(
+            "guided_backprop",
+            guided_backprop,
+            "run",
+            _INPUT,
+            "Springenberg et al., ICLR workshop 2015, Section 3.4",
+            layers=False,
+            reduction="max_abs",
+        ),
+        Method(
+            "deconvnet",
+            deconvnet_maps,
+            "run",
+            _INPUT,
+            "Zeiler and Fergus, ECCV 2014, Section 2.1",
+            layers=False,
+            reduction="max_abs",
+        ),
+        Method(
+            "guided_gradcam",
+            guided_grad_cam,
+            "run",
+            "2 forward passes, and back from the score to the layer and to the image",
+            "Selvaraju et al., ICCV 2017, Section 3",
+            reduction="max_abs",
+        ),
+        Method(
+            "lrp",
+            lrp,
+            "run",
+            "1 forward pass, and back from the score to the image, most layers twice or more",
+            "Bach et al., PLOS ONE 2015, Eq. 58 and 60",
+            layers=False,
+            relu=False,
             differentiable=False,
         ),
         Method(
