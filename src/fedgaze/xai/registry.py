@@ -11,13 +11,14 @@ from torch import Tensor
 
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["GROUP", "Kind", "Method", "Reduction", "third_party"]
+__all__ = ["GROUP", "CostClass", "Kind", "Method", "Reduction", "third_party"]
 
 GROUP = "fedgaze.methods"
 """The entry point group in which other packages offer a `Method`."""
 
 Kind = Literal["weights", "map", "attention", "run"]
 Reduction = Literal["sum", "max_abs"]
+CostClass = Literal["forward", "backward", "many"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Method:
         score: For classes as targets, ``(logits (N, C), classes (N,)) -> scores (N,)``: what is
             explained instead of the classes' logits; its keyword-only parameters are options, too.
         differentiable: Whether its maps can be trained with.
+        many: Whether it runs the model many times: once a channel, a step, a sample or a mask.
     """
 
     name: str
@@ -61,6 +63,24 @@ class Method:
     reduction: Reduction = "sum"
     score: Callable[[Tensor, Tensor], Tensor] | None = None
     differentiable: bool = True
+    many: bool = False
+
+    @property
+    def cost_class(self) -> CostClass:
+        """One ``"forward"`` pass, that and one ``"backward"``, or ``"many"``."""
+        if self.many:
+            return "many"
+        return "backward" if self.gradients else "forward"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Of a model: ``"layer"`` (one with positions), ``"attention"``, ``"gradients"``."""
+        needs = {
+            "layer": self.layers,
+            "attention": self.kind == "attention",
+            "gradients": self.gradients,
+        }
+        return tuple(name for name, needed in needs.items() if needed)
 
     @property
     def options(self) -> dict[str, Any]:

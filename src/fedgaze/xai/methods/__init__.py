@@ -76,13 +76,9 @@ _BUILT_IN = _by_name(
             _WAY_BACK,
             "Chattopadhay et al., WACV 2018, Eq. 5, 10, 19",
         ),
-        Method("xgradcam", x_grad_cam_weights, "weights", _WAY_BACK, "Fu et al., BMVC 2020, Eq. 8"),
-        Method(
-            "hirescam", hires_cam_weights, "weights", _WAY_BACK, "Draelos and Carin, 2020, Eq. 5"
-        ),
-        Method(
-            "layercam", layer_cam_weights, "weights", _WAY_BACK, "Jiang et al., TIP 2021, Eq. 5-6"
-        ),
+        Method("xgradcam", x_grad_cam_weights, "weights", _WAY_BACK, "Fu et al., BMVC 2020"),
+        Method("hirescam", hires_cam_weights, "weights", _WAY_BACK, "Draelos and Carin, 2020"),
+        Method("layercam", layer_cam_weights, "weights", _WAY_BACK, "Jiang et al., TIP 2021"),
         Method(
             "gradcam_elementwise", elementwise_weights, "weights", _WAY_BACK, "pytorch-grad-cam"
         ),
@@ -136,6 +132,7 @@ _BUILT_IN = _by_name(
             "2 forward passes, and one with the way back for each sample",
             "Omeiza et al., arXiv 1908.01224, 2019",
             differentiable=False,
+            many=True,
         ),
         Method(
             "random",
@@ -173,6 +170,7 @@ _BUILT_IN = _by_name(
             "Sundararajan et al., ICML 2017, Eq. 1",
             layers=False,
             relu=False,
+            many=True,
         ),
         Method(
             "smoothgrad",
@@ -182,6 +180,7 @@ _BUILT_IN = _by_name(
             "Smilkov et al., ICML workshop 2017, Section 3",
             layers=False,
             reduction="max_abs",
+            many=True,
         ),
         Method(
             "vargrad",
@@ -192,6 +191,7 @@ _BUILT_IN = _by_name(
             layers=False,
             reduction="max_abs",
             differentiable=False,
+            many=True,
         ),
         Method(
             "guided_backprop",
@@ -245,6 +245,7 @@ _BUILT_IN = _by_name(
             "Wang et al., CVPR workshops 2020, Eq. 4-7, Algorithm 1",
             gradients=False,
             differentiable=False,
+            many=True,
         ),
         Method(
             "sscam",
@@ -254,6 +255,7 @@ _BUILT_IN = _by_name(
             "Wang et al., arXiv 2006.14255, 2020",
             gradients=False,
             differentiable=False,
+            many=True,
         ),
         Method(
             "iscam",
@@ -263,6 +265,7 @@ _BUILT_IN = _by_name(
             "Naidu et al., arXiv 2010.03023, 2020",
             gradients=False,
             differentiable=False,
+            many=True,
         ),
         Method(
             "ablationcam",
@@ -272,6 +275,7 @@ _BUILT_IN = _by_name(
             "Desai and Ramaswamy, WACV 2020, Eq. 3",
             gradients=False,
             differentiable=False,
+            many=True,
         ),
         Method(
             "groupcam",
@@ -280,6 +284,7 @@ _BUILT_IN = _by_name(
             "1 forward pass, back from the score to the layer, and one for each group",
             "Zhang et al., arXiv 2103.13859, 2021, Eq. 1-8",
             differentiable=False,
+            many=True,
         ),
         Method(
             "rise",
@@ -291,6 +296,7 @@ _BUILT_IN = _by_name(
             gradients=False,
             relu=False,
             differentiable=False,
+            many=True,
         ),
         Method(
             "occlusion",
@@ -302,6 +308,7 @@ _BUILT_IN = _by_name(
             gradients=False,
             relu=False,
             differentiable=False,
+            many=True,
         ),
         Method(
             "attention_rollout",
