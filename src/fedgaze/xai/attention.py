@@ -7,15 +7,16 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedgaze.errors import FedgazeError
 from fedgaze.xai.tokens import Layout, token_layout
 
-__all__ = ["Attention", "watching_attention"]
+__all__ = ["Attention", "visible_attention", "watching_attention"]
 
+_VISIBLE = ("sdpa", "eager")
 _SOFTMAX = frozenset({F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax})
 
 
@@ -54,6 +55,26 @@ def watching_attention(graph: bool = False, count: int | None = None) -> Iterato
             yield seen
     finally:
         torch.set_grad_enabled(enabled)
+
+
+@contextmanager
+def visible_attention(model: nn.Module) -> Iterator[None]:
+    """Let a model of transformers compute attention where `watching_attention` sees it.
+
+    Kernels of other packages (``flash_attention_2``, ``flex_attention``) give way to PyTorch's own
+    function, which computes the same, and are back in their place afterwards.
+    """
+    configs = [getattr(part, "config", None) for part in model.modules()]
+    name = "_attn_implementation_internal"
+    chosen = [(each, getattr(each, name, None)) for each in {id(c): c for c in configs}.values()]
+    hidden = [(each, old) for each, old in chosen if isinstance(old, str) and old not in _VISIBLE]
+    try:
+        for config, _ in hidden:
+            setattr(config, name, "sdpa")
+        yield
+    finally:
+        for config, old in hidden:
+            setattr(config, name, old)
 
 
 class Attention(TorchFunctionMode):
@@ -106,9 +127,9 @@ class Attention(TorchFunctionMode):
         """
         if not self.weights:
             raise FedgazeError(
-                "no attention maps captured: the model has no attention, or computes it in code "
-                "that PyTorch cannot see into (transformers: load it with "
-                "attn_implementation='sdpa' or 'eager'); methods for layers such as gradcam work"
+                "no attention maps captured: the model has no attention, or computes it in a "
+                "kernel that PyTorch cannot see into; let it call scaled_dot_product_attention of "
+                "torch.nn.functional, or use a method for layers, such as gradcam"
             )
         found = [each for each in self.weights if token_layout(each.shape[-1], patches, size)]
         while found and found[-1].shape[-2] != found[-1].shape[-1]:

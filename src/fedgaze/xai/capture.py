@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedgaze.errors import FedgazeError
 from fedgaze.xai.backward import gradients_of
 from fedgaze.xai.inputs import Inputs
-from fedgaze.xai.running import frozen, running
+from fedgaze.xai.running import frozen, running, twice_differentiable
 from fedgaze.xai.tokens import main_tensor, with_main
 
 __all__ = ["Capture", "Captured", "FirstSize"]
@@ -168,6 +168,7 @@ class Capture:
         ]
         hooks += [(layer, partial(self._keep, name)) for name, layer in self._layers.items()]
         self._forward = self._stack.enter_context(running(self._model, hooks))
+        self._stack.enter_context(twice_differentiable(self._graph or self._retain))
         return self
 
     def __exit__(

@@ -142,7 +142,7 @@ class Plan:
         return weighted(activations, raw, relu=False)
 
     def _by_attention(self, inputs: Inputs, scorer: Scorer) -> Part:
-        from fedgaze.xai.attention import watching_attention
+        from fedgaze.xai.attention import visible_attention, watching_attention
 
         model, method, count = self.model, self.method, len(inputs)
         read = {"query": auto_query(model, inputs), **self.options}
@@ -150,6 +150,7 @@ class Plan:
         hooks = [(layer, note) for layer in patch_layers(model)]
         with (
             running(model, hooks) as forward,
+            visible_attention(model),
             torch.set_grad_enabled(self.graph),
             watching_attention(method.gradients or self.graph, count) as seen,
         ):

@@ -14,7 +14,7 @@ from fedgaze.xai.backward import gradients_of
 from fedgaze.xai.capture import Capture, Captured
 from fedgaze.xai.inputs import Inputs
 from fedgaze.xai.memory import Chunks, is_out_of_memory, peak_bytes
-from fedgaze.xai.running import frozen, running
+from fedgaze.xai.running import frozen, running, twice_differentiable
 from fedgaze.xai.targets import Scorer
 from fedgaze.xai.tokens import Layout, lay_out, main_tensor, patch_layers, with_main
 
@@ -101,6 +101,7 @@ class Runner:
 
     def __enter__(self) -> Self:
         self._forward = self._stack.enter_context(running(self.model))
+        self._stack.enter_context(twice_differentiable(self._graph))
         return self
 
     def __exit__(

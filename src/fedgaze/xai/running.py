@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-__all__ = ["frozen", "running"]
+__all__ = ["frozen", "running", "twice_differentiable"]
 
 Hook = Callable[[nn.Module, Any, Any], Any]
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 _STANCE_LOCK = threading.RLock()
+_KERNEL_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -85,6 +86,21 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asking:
             parameter.requires_grad_()
+
+
+@contextmanager
+def twice_differentiable(wanted: bool) -> Iterator[None]:
+    """Let attention run, if that is wanted, in a kernel whose gradients have gradients.
+
+    The fused ones have none. The choice belongs to the whole process, hence the lock.
+    """
+    if not wanted:
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with _KERNEL_LOCK, sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def _lock_of(model: nn.Module) -> threading.RLock:

@@ -54,7 +54,7 @@ def papers_rollout(attentions: Any, fusion: str = "mean", ratio: float = 0.0) ->
 
 
 def papers_relevancy(attentions: Any, gradients: Any) -> Any:
-    """The whole matrix of Chefer et al.: Eq. 5, then Eq. 6, from the first block on."""
+    """The whole matrix of Chefer et al., without I: Eq. 5, then Eq. 6, from the first block on."""
     results = []
     for image in range(len(attentions[0])):
         relevancy = np.eye(attentions[0].shape[-1])
@@ -64,7 +64,7 @@ def papers_relevancy(attentions: Any, gradients: Any) -> Any:
             for head in range(len(a)):
                 positive += np.maximum(g[head] * a[head], 0) / len(a)
             relevancy = relevancy + positive @ relevancy
-        results.append(relevancy)
+        results.append(relevancy - np.eye(len(relevancy)))
     return np.stack(results)
 
 
@@ -100,10 +100,18 @@ def test_two_tokens_and_two_blocks_by_hand() -> None:
     assert attention_rollout([first, last], query="mean", prefix=1).tolist() == [[1 / 8, 7 / 8]]
     assert raw_attention([first, last]).tolist() == [[0.5, 0.5]]
     # Gradients 2 and -2: Ā_1 = [[1, 0], [1/2, 0]], Ā_2 = [[0, 1], [0, 0]].
-    # R = I + Ā_1 = [[2, 0], [1/2, 1]]; the first row of R + Ā_2 R is (2 + 1/2, 1).
+    # R = I + Ā_1 = [[2, 0], [1/2, 1]]; the first row of R + Ā_2 R is (2 + 1/2, 1), less (1, 0).
     gradients = [torch.tensor([[[[2.0, -2.0], [2.0, -2.0]]]]), torch.tensor([[[[-2.0, 2.0]] * 2]])]
     gradients[1][..., 1, :] = -2
-    assert gradient_rollout([first, last], gradients).tolist() == [[2.5, 1.0]]
+    assert gradient_rollout([first, last], gradients).tolist() == [[1.5, 1.0]]
+
+
+def test_the_identity_hides_nothing_where_patches_are_averaged() -> None:
+    attentions, gradients = draw(7)
+    small = [1e-9 * each.float() for each in gradients]
+    found = gradient_rollout([each.float() for each in attentions], small, query="mean", prefix=1)
+    truth = papers_relevancy(attentions, [each.double() for each in small])[:, 1:].mean(1)
+    np.testing.assert_allclose(found, truth, rtol=1e-4)
 
 
 def test_each_image_has_its_own_discarded() -> None:

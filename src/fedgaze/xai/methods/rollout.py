@@ -133,15 +133,15 @@ def gradient_rollout(
         prefix: As for `attention_rollout`.
 
     Returns:
-        ``(N, T)``, not negative; at least float32. A token of the query holds its share of the
-        identity besides: 1 for the class token.
+        ``(N, T)``, not negative; at least float32: the query's row of ``R - I``. The identity tells
+        only which token was asked, and would lie over all patches alike where they are averaged.
 
     Raises:
         FedgazeError: Shapes do not fit, or an argument cannot be used.
 
     >>> gradient_rollout([torch.tensor([[[[0.5, 0.5], [0.0, 1.0]]]])],
     ...                  [torch.tensor([[[[-1.0, 2.0], [3.0, 3.0]]]])])
-    tensor([[1., 1.]])
+    tensor([[0., 1.]])
     """
     check_attentions(attentions, "mean")
     if [each.shape for each in attentions] != [each.shape for each in gradients or ()]:
@@ -150,11 +150,12 @@ def gradient_rollout(
             "of other shapes; allowed is one gradient an attention, of its shape"
         )
     row = query_row(attentions[-1], query, prefix)
+    found = torch.zeros_like(row)  # apart from the identity, beside which it may round to nothing
     for attention, gradient in zip(reversed(attentions), reversed(gradients), strict=True):
         wide = row.dtype
         positive = (gradient.to(wide) * attention.to(wide)).relu().mean(1)
-        row = row + torch.einsum("nt,nts->ns", row, positive)
-    return row
+        found = found + torch.einsum("nt,nts->ns", row + found, positive)
+    return found
 
 
 def check_attentions(attentions: Sequence[Tensor], head_fusion: str) -> None:
