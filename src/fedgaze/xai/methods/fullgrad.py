@@ -38,7 +38,7 @@ def full_grad(runner: Runner, *, rescale: str = "channel") -> Tensor:
     for Neural Network Visualization", NeurIPS 2019, Section 4. ``f_l`` are a layer's
     bias-gradients, see `full_gradients`, c its channels, and psi takes absolute values, brings them
     linearly to [0, 1] and to the size of the image, bilinearly. Biases of layers without positions
-    have no place in the map.
+    have no place in the map, nor those of layers whose positions are tokens in a row.
 
     The authors' code scales a layer's channels together and not each by itself, as the formula
     says, and interpolates with aligned corners; pytorch-grad-cam scales each channel, by the
@@ -87,9 +87,9 @@ def full_gradients(runner: Runner, reduce: Callable[[Tensor], Tensor]) -> tuple[
     where ``f_l = dS/dz_l b_l`` at each position of a layer's output ``z_l``. Biases are those of
     linear layers and convolutions and, implicitly, ``beta - mu gamma / sigma`` of BatchNorm with
     its statistics mu and sigma² (the paper's Section 3.2 on implicit biases). The paper also gives
-    smooth activations an implicit bias, which is left out here as in its authors' code: of
-    networks with such activations, or that multiply features with one another (squeeze and
-    excitation, attention), a part of the score is missing.
+    activations that are curved or saturate (GELU, ReLU6) an implicit bias, which is left out here
+    as in its authors' code: of networks with these, with LayerNorm, or that multiply features with
+    one another (squeeze and excitation, attention), a part of the score is missing.
 
     Biases are found where functions such as ``conv2d`` are called, so that it does not matter which
     module calls them, or how often; gradients are reduced on the way back and not kept.
