@@ -1,6 +1,7 @@
 """What a method is, and where methods are found by name."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -118,25 +119,36 @@ def _options(function: Callable[..., Tensor] | None) -> dict[str, Any]:
 
 
 @cache
-def third_party() -> Mapping[str, Method]:
-    """The methods that other packages offer, by name.
+def third_party(built_in: frozenset[str]) -> tuple[Mapping[str, Method], Mapping[str, str]]:
+    """What other packages offer. One of them that is broken takes nothing from the others.
 
-    Raises:
-        FedgazeError: What is offered is no `Method`, or cannot be imported.
+    Each that cannot be used is warned of, once, with the name of its entry point.
+
+    Args:
+        built_in: The names of fedgaze's own methods, which no other method may have.
+
+    Returns:
+        The methods by name; and by the name of an entry point what is wrong with what it offers.
     """
     found: dict[str, Method] = {}
+    wrong: dict[str, str] = {}
     for point in entry_points(group=GROUP):
+        what = f"the entry point {point.name!r} of {GROUP} ({point.value})"
+        problem = None
         try:
             method = point.load()
-        except Exception as error:  # whatever a foreign package raises when it is imported
-            raise FedgazeError(
-                f"the entry point {point.name!r} of {GROUP} ({point.value}) cannot be loaded: "
-                f"{error}"
-            ) from error
-        if not isinstance(method, Method):
-            raise FedgazeError(
-                f"the entry point {point.name!r} of {GROUP} ({point.value}) is "
-                f"{type(method).__name__}; allowed is a fedgaze.xai.Method"
-            )
-        found[method.name] = method
-    return found
+        except Exception as error:  # noqa: BLE001 - whatever a foreign package raises
+            problem = f"cannot be loaded: {type(error).__name__}: {error}"
+        else:
+            if not isinstance(method, Method):
+                problem = f"is {type(method).__name__}; allowed is a fedgaze.xai.Method"
+            elif method.name in built_in:
+                problem = f"is named {method.name!r}, as a method of fedgaze is; it is ignored"
+            elif method.name in found:
+                problem = f"is named {method.name!r}, as another one is; it is ignored"
+            else:
+                found[method.name] = method
+        if problem is not None:
+            wrong[point.name] = f"{what} {problem}"
+            warnings.warn(wrong[point.name], RuntimeWarning, stacklevel=3)
+    return found, wrong

@@ -356,14 +356,15 @@ def list_methods() -> tuple[Method, ...]:
     >>> [method.name for method in list_methods()][:1]
     ['gradcam']
     """
-    return tuple({**third_party(), **_BUILT_IN}.values())
+    others, _ = third_party(frozenset(_BUILT_IN))
+    return (*_BUILT_IN.values(), *others.values())
 
 
 def find_method(name: str) -> Method:
     """Return the method of a name.
 
     Raises:
-        FedgazeError: There is none.
+        FedgazeError: There is none, or the package that offers it is broken.
 
     >>> find_method("grad-cam")
     Traceback (most recent call last):
@@ -371,7 +372,10 @@ def find_method(name: str) -> Method:
     """
     if name in _BUILT_IN:
         return _BUILT_IN[name]
-    methods = {**_BUILT_IN, **third_party()}
+    others, wrong = third_party(frozenset(_BUILT_IN))
+    if name in wrong and name not in others:
+        raise FedgazeError(wrong[name])
+    methods = {**_BUILT_IN, **others}
     if name not in methods:
         raise FedgazeError(
             f"there is no method {name!r}; allowed are {', '.join(methods)}"
