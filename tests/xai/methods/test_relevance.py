@@ -17,13 +17,14 @@ from zennit.composites import EpsilonPlusFlat
 from zennit.torchvision import ResNetCanonizer
 
 from fedgaze.errors import FedgazeError
+from fedgaze.xai import explain
 from fedgaze.xai.classes import read_targets
 from fedgaze.xai.inputs import Inputs
 from fedgaze.xai.methods.relevance import deconvnet_maps, guided_backprop, guided_grad_cam, lrp
 from fedgaze.xai.runner import Budget, Runner
 from fedgaze.xai.targets import Scorer
 
-pytestmark = pytest.mark.filterwarnings("ignore:Setting")
+pytestmark = pytest.mark.filterwarnings("ignore:Setting", "ignore:Input Tensor")
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,9 @@ def running_on(
 @pytest.fixture
 def resnet() -> nn.Module:
     torch.manual_seed(0)
-    model = torchvision.models.resnet18(weights=None, num_classes=7)
+    model = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
+    model.layer3 = model.layer4 = nn.Identity()
+    model.fc = nn.Linear(128, 7)
     for module in model.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False  # Captum cannot hook those in place
@@ -73,8 +76,8 @@ METHODS: dict[str, Callable[[Runner], Tensor]] = {
 
 
 def test_oracles_agree_for_several_targets_an_image(resnet: nn.Module) -> None:
-    images, targets = torch.randn(3, 3, 64, 64), torch.tensor([[0, 4], [1, 5], [2, 6]])
-    with running_on(resnet, images, targets, "layer3") as runner:
+    images, targets = torch.randn(3, 3, 32, 32), torch.tensor([[0, 4], [1, 5], [2, 6]])
+    with running_on(resnet, images, targets, "layer2") as runner:
         found = {name: method(runner) for name, method in METHODS.items()}
         found["flat"] = lrp(runner, composite="epsilon_plus_flat")
         scores = runner.clean
@@ -84,7 +87,7 @@ def test_oracles_agree_for_several_targets_an_image(resnet: nn.Module) -> None:
         expected = {
             "guided_backprop": GuidedBackprop(resnet).attribute(images, target=classes),
             "deconvnet": Deconvolution(resnet).attribute(images, target=classes),
-            "guided_gradcam": GuidedGradCam(resnet, resnet.layer3).attribute(
+            "guided_gradcam": GuidedGradCam(resnet, resnet.layer2).attribute(
                 images, target=classes, interpolate_mode="bilinear"
             ),
         }
@@ -94,7 +97,7 @@ def test_oracles_agree_for_several_targets_an_image(resnet: nn.Module) -> None:
             (shares,) = torch.autograd.grad(score, leaf, torch.ones_like(score))
         expected["flat"] = shares * score[:, None, None, None]
         for name, each in expected.items():
-            assert found[name].shape == (3, 2, 3, 64, 64)
+            assert found[name].shape == (3, 2, 3, 32, 32)
             assert close(found[name][:, s], each.detach()), name
         assert torch.allclose(
             scores[:, s], resnet(images).gather(1, classes[:, None])[:, 0], atol=1e-5
@@ -233,6 +236,77 @@ def test_the_weights_matter(make_cnn: Any) -> None:
             with running_on(make_cnn(seed), images, 1, "conv2") as runner:
                 maps.append(method(runner))
         assert not close(maps[0], maps[1], 0.1)
+
+
+class Hooked(nn.Module):
+    """Of volumes, with hooks of its own, in train mode; fails when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(9)
+        self.conv = nn.Conv3d(2, 4, 3, padding=1)
+        self.bn = nn.BatchNorm3d(4)
+        self.act = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(4, 3)
+        nn.init.uniform_(self.fc.weight)
+        self.act.register_forward_hook(lambda *_: None)
+        self.conv.register_full_backward_hook(self.back)
+        self.fails: str = ""
+
+    def back(self, *_: Any) -> None:
+        if self.fails == "backward":
+            raise ZeroDivisionError
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.bn(self.conv(x)))
+        if self.fails == "forward":
+            raise ZeroDivisionError
+        return self.fc(F.relu(self.conv(x[:, :2])).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_explain_knows_them_and_leaves_the_model_as_it_was(name: str) -> None:
+    model = Hooked()
+    volumes = torch.rand(3, 2, 4, 6, 5)
+    with torch.no_grad():
+        before = {key: each.clone() for key, each in model.state_dict().items()}
+        hooks = [
+            (dict(part._forward_hooks), dict(part._backward_hooks), part.training)
+            for part in model.modules()
+        ]
+        found = explain(model, volumes, name, targets=[[0, 1], [1, 2], [2, 0]], batch_size=2)
+    assert found.attributions.shape == (6, 2, 4, 6, 5)
+    assert found.heatmaps.shape == (6, 4, 6, 5)
+    assert found.heatmaps.abs().amax((1, 2, 3)).tolist() == pytest.approx([1] * 6)
+    assert not found.heatmaps.requires_grad
+    for n in range(3):
+        alone = explain(model, volumes[n : n + 1], name, targets=[[n, (n + 1) % 3]])
+        assert close(found.attributions[2 * n : 2 * n + 2], alone.attributions)
+    with torch.inference_mode():
+        assert close(explain(model, volumes, name, targets=0).raw[:1], found.raw[:1])
+    for fails in ("forward", "backward"):
+        model.fails = fails
+        with pytest.raises(ZeroDivisionError):
+            explain(model, volumes, name, layers="conv" if "cam" in name else None)
+    assert not _get_current_function_mode_stack()
+    assert all(torch.equal(each, before[key]) for key, each in model.state_dict().items())
+    assert hooks == [
+        (dict(part._forward_hooks), dict(part._backward_hooks), part.training)
+        for part in model.modules()
+    ]
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_transformers_are_refused_in_a_sentence() -> None:
+    torch.manual_seed(0)
+    vit = torchvision.models.VisionTransformer(16, 8, 1, 2, 16, 32, num_classes=3)
+    nn.init.normal_(vit.heads.head.weight)
+    images = torch.rand(1, 3, 16, 16)
+    with pytest.raises(FedgazeError, match=r"'multi_head_attention_forward'; .* gradient_rollout"):
+        explain(vit, images, "lrp")
+    for name in ("guided_backprop", "deconvnet"):
+        with pytest.raises(FedgazeError, match="changes ReLUs, .* of the model are: gelu; allowed"):
+            explain(vit, images, name)
 
 
 def test_relevance_finds_the_object(real_data: Path) -> None:

@@ -11,6 +11,7 @@ from captum.attr import Deconvolution, GuidedBackprop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pytorch_grad_cam import GuidedBackpropReLUModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
@@ -157,6 +158,17 @@ def test_captum_agrees_on_modules(rule: str, back: Back, unsettle: Back) -> None
         expected = ORACLES[rule](model).attribute(images, target=classes)
     found = back(model, images, RULES[rule], classes)
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_pytorch_grad_cam_agrees_on_modules(back: Back, unsettle: Back) -> None:
+    torch.manual_seed(2)
+    model = unsettle(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+                                   nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
+                                   nn.Linear(8 * 64, 5)))  # fmt: skip
+    image = torch.randn(1, 3, 12, 12)
+    found = back(model, image, guided, 4)[0].movedim(0, 2)
+    theirs = GuidedBackpropReLUModel(copy.deepcopy(model), "cpu")
+    assert torch.allclose(found, torch.from_numpy(theirs(image, 4)), rtol=1e-4, atol=1e-7)
 
 
 def test_captum_misses_functional_relus_and_we_do_not(back: Back) -> None:

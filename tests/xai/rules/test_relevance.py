@@ -70,6 +70,22 @@ def test_relevance_is_conserved_where_there_are_no_biases(composite: str, seed: 
     assert found.sum((1, 2, 3)).tolist() == pytest.approx([1, 1], rel=2e-3)
 
 
+@pytest.mark.parametrize("composite", ["epsilon", "epsilon_plus_flat"])
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "squeezenet1_1"])
+def test_relevance_is_conserved_in_networks_of_others(name: str, composite: str) -> None:
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(weights=None, num_classes=5).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith("bias"):
+                parameter.zero_()
+    leaf = torch.rand(1, 3, 32, 32, requires_grad=True)
+    with lrp_rules(composite, epsilon=1e-12):
+        score = model(leaf).amax(1)
+        (found,) = torch.autograd.grad(score, leaf, torch.ones_like(score))
+    assert found.sum().item() == pytest.approx(1, abs=5e-3)
+
+
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**31))
 def test_epsilon_is_input_x_gradient_where_there_are_no_biases(seed: int) -> None:

@@ -42,8 +42,8 @@ def refused(call: Call, why: str = "") -> FedgazeError:
     """The error for a call for which there is no rule."""
     return FedgazeError(
         f"lrp has no rule for {call.name!r}{why}; allowed are networks of convolutions, dense "
-        "layers, activations, pooling, residuals and gates that return logits, and "
-        "integrated_gradients goes with any"
+        "layers, activations, pooling, residuals and gates that return logits; "
+        "integrated_gradients goes with any, and gradient_rollout with transformers"
     )
 
 
