@@ -34,6 +34,7 @@ __all__ = ["How", "Result", "explain_files"]
 # Overlays are for people: a digit of 24 pixels is enlarged, a camera's whole resolution reduced.
 _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 224, 1024
 _COLUMNS = 4
+_STRONGEST = 0.99
 
 
 @dataclass(frozen=True)
@@ -204,9 +205,8 @@ class _Job:
                 row = rows[name][rank]
                 record = {"file": str(picture.file), **self._record(explanation, index, row, name)}
                 middle = "" if single else f".{name}{_of_target(explanation, row)}"
-                coloured = self._coloured(picture, explanation.heatmaps[row])
-                shown = Image.fromarray(coloured)
-                files |= self._files(middle, picture, shown, explanation.heatmaps[row], record)
+                shown, written = self._files(middle, picture, explanation, row, record)
+                files |= written
                 records.append(record)
                 if number == 0:
                     predicted = record["predicted"]
@@ -229,18 +229,19 @@ class _Job:
         self,
         middle: str,
         picture: _Picture,
-        shown: Image.Image,
-        heatmap: Tensor,
+        explanation: Explanation,
+        row: int,
         record: dict[str, Any],
-    ) -> dict[str, Callable[[BinaryIO], object]]:
-        """What is written of one map; where each lies is noted in the record."""
-        numbers = heatmap.detach().float().cpu()
-        black = torch.zeros(1, 3, *numbers.shape)
-        colours = {} if self.how.colormap is None else {"colormap": self.how.colormap}
-        alone = Image.fromarray(overlay(black, numbers, alpha=1.0, **colours)[0].numpy())
+    ) -> tuple[Image.Image, dict[str, Callable[[BinaryIO], object]]]:
+        """The overlay, and what is written of one map; where it lies is noted in the record."""
+        heatmap = explanation.heatmaps[row].detach().float().cpu()
+        drawn = _drawn(heatmap) if explanation.attributions is not None else heatmap
+        pixels = torch.from_numpy(np.array(picture.shown.convert("RGB"))).permute(2, 0, 1)
+        shown = self._coloured(pixels, drawn, self.how.alpha)
+        alone = self._coloured(torch.zeros(3, *drawn.shape), drawn, 1.0)
         files: dict[str, Callable[[BinaryIO], object]] = {
             f"{middle}.overlay.png": _png(shown),
-            f"{middle}.heatmap.npy": partial(np.save, arr=numbers.numpy()),
+            f"{middle}.heatmap.npy": partial(np.save, arr=heatmap.numpy()),
             f"{middle}.heatmap.png": _png(alone),
         }
         record["suffixes"] = {
@@ -250,16 +251,15 @@ class _Job:
         }
         if self.how.region is not None:
             seen = self.classifier.preprocess.frame_box(picture.size)
-            region = find_region(numbers, self.how.region, picture.size, seen)
+            region = find_region(heatmap, self.how.region, picture.size, seen)
             files[f"{middle}.mask.png"] = _png(Image.fromarray(region.mask))
             record["suffixes"]["mask"] = f"{middle}.mask.png"
             record["box"] = None if region.box is None else list(region.box)
-        return files
+        return shown, files
 
-    def _coloured(self, picture: _Picture, heatmap: Tensor) -> Any:
+    def _coloured(self, pixels: Tensor, heatmap: Tensor, alpha: float) -> Image.Image:
         colours = {} if self.how.colormap is None else {"colormap": self.how.colormap}
-        pixels = torch.from_numpy(np.array(picture.shown.convert("RGB"))).permute(2, 0, 1)
-        return overlay(pixels, heatmap.detach().cpu(), alpha=self.how.alpha, **colours)[0].numpy()
+        return Image.fromarray(overlay(pixels, heatmap, alpha=alpha, **colours)[0].numpy())
 
     def _record(
         self, explanation: Explanation, index: int, row: int, method: str
@@ -283,6 +283,8 @@ class _Job:
             "layers": list(explanation.layers),
             "flags": list(explanation.flags[row]),
         }
+        if self.how.against is not None:
+            record["against"] = named(find_class(self.how.against, self.classifier.classes))
         if explanation.precision != "full":
             record["precision"] = explanation.precision
         return record
@@ -305,6 +307,12 @@ def _of_target(explanation: Explanation, row: int) -> str:
     if explanation.targets is None or len(explanation) == len(explanation.predicted):
         return ""
     return f".{int(explanation.targets[row])}"
+
+
+def _drawn(heatmap: Tensor) -> Tensor:
+    """Where each pixel is judged, a few are so strong that beside them no other can be seen."""
+    limit = heatmap.abs().flatten().quantile(_STRONGEST)
+    return (heatmap / limit).clamp(-1, 1) if limit > 0 else heatmap
 
 
 def _png(picture: Image.Image) -> Callable[[BinaryIO], object]:
