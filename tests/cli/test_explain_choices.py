@@ -255,6 +255,6 @@ def test_layers_are_listed_with_what_they_return() -> None:
     done = CliRunner().invoke(app, ["explain", "--list-layers", "resnet18"], env={"COLUMNS": "99"})
     assert done.exit_code == 0
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.split()}
-    assert rows["layer4"] == ["Sequential", *"512 × 7 × 7".split(), "auto"]
-    assert rows["conv1"] == ["Conv2d", *"64 × 112 × 112".split()]
+    assert rows["layer4"] == ["Sequential", *["512", "×", "7", "×", "7"], "auto"]
+    assert rows["conv1"] == ["Conv2d", *["64", "×", "112", "×", "112"]]
     assert "fc" not in rows
