@@ -156,13 +156,17 @@ def test_auto_runs_one_image_once_for_a_model_and_a_size(make_cnn: MakeCNN) -> N
 
 
 def test_auto_says_what_it_cannot_do() -> None:
-    from torchvision.models import VisionTransformer
-
-    vit = VisionTransformer(32, 16, 1, 2, 8, 8).eval()
-    with pytest.raises(FedgazeError, match=r"VisionTransformer works on tokens.*name one"):
-        explain(vit, torch.rand(1, 3, 32, 32))
     with pytest.raises(FedgazeError, match="no layer of Sequential returns a feature map"):
         explain(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.rand(1, 1, 2, 2))
+
+
+def test_auto_chooses_the_tokens_before_the_last_attention() -> None:
+    from torchvision.models import VisionTransformer
+
+    vit = VisionTransformer(32, 16, 2, 2, 8, 8).eval()
+    found = explain(vit, torch.rand(1, 3, 32, 32), relu=False)
+    assert found.layers == ("encoder.layers.encoder_layer_1.ln_1",)
+    assert found.raw.shape == (1, 2, 2)
 
 
 class Packing(nn.Module):

@@ -168,7 +168,7 @@ def _references(boxes: Any, labels: Any) -> tuple[Tensor, Tensor]:
     try:
         corners = _by_image(boxes, 2)
         names = _by_image(labels, 1)
-        if len(names[0]) == 1 and not isinstance(labels, Sequence):
+        if len(names) == 1 and len(names[0]) == 1:
             names = names * len(corners)  # one for all
         pairs = list(zip(corners, names, strict=True))
         named = [name.expand(corner.shape[:1]) for corner, name in pairs]
@@ -177,8 +177,8 @@ def _references(boxes: Any, labels: Any) -> tuple[Tensor, Tensor]:
         whole = False
     if not whole:
         raise FedgazeError(
-            f"boxes are {boxes} with labels {labels}; allowed are four numbers a box, and one "
-            "whole number as a label for all or one a box"
+            f"boxes are {_plain(boxes)} with labels {_plain(labels)}; allowed are four numbers a "
+            "box, and one whole number as a label for all or one a box"
         )
     stacked = pad_sequence([corner.float() for corner in corners], batch_first=True)
     found = torch.cat(corners)
@@ -201,3 +201,10 @@ def _by_image(given: Any, dimensions: int) -> list[Tensor]:
     while found.dim() < dimensions:
         found = found[None]
     return [found] if found.dim() == dimensions else list(found.unbind())
+
+
+def _plain(given: Any) -> Any:
+    """The same in lists: tensors are printed over several lines."""
+    if isinstance(given, Tensor):
+        return given.tolist()
+    return [_plain(each) for each in given] if isinstance(given, (list, tuple)) else given

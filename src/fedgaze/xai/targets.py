@@ -151,4 +151,6 @@ def _logits_or(instead: Tensor, outputs: Any) -> Tensor:
         logits = logits_of(outputs).detach()
     except FedgazeError:
         return instead
-    return logits if logits.dim() > 1 else instead
+    # One number an image is the logit of class 1, or what a regression puts out.
+    one_each = logits.shape == (len(instead),)
+    return logits[:, None] if one_each else logits if logits.dim() > 1 else instead
