@@ -115,6 +115,8 @@ class XaiSpec(_Section):
     method: str = "gradcam"
     layer: str | int | list[str | int] = "auto"
     """A layer's name, a Conv2d index, ``first | middle | last | auto``, or several."""
+    options: dict[str, Any] = {}
+    """Of the method, such as ``masks: 200`` of ``rise``; see ``fedgaze explain --list-methods``."""
     target_layer_index: int | None = None
     """The older key for a Conv2d index; ``layer`` wins over it."""
     save_dir: Path = Path("heatmaps")

@@ -38,6 +38,8 @@ def call(*words: str) -> tuple[int, str]:
         (["task.yaml", "strategy=fedavgg"], "fedavgg: there is no such strategy"),
         (["task.yaml", "num_rounds=-1"], "num_rounds=-1"),
         (["task.yaml", "xai.method=gradcamm"], "gradcamm.*did you mean 'gradcam'"),
+        (["task.yaml", "xai.method=rise", "xai.options.msks=9"], "msks.*did you mean 'masks'"),
+        (["task.yaml", "xai.method=rise", "xai.options.masks=0"], "masks is 0"),
         (["task.yaml", "model._target_=torch.os.system"], "torch.os.system"),
         (["task.yaml", "model._target_=models.Net"], "has no models.py"),
         (["task.yaml", "model.chanels=3"], "chanels.*did you mean 'channels'"),

@@ -195,6 +195,22 @@ def test_where_explanations_run(carry_out: CarryOut, where: str) -> None:
     assert (folder / "server" / "client_0").exists() == (where != "client")
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "layers"),
+    [("occlusion", {"window": 6, "stride": 6}, []), ("scorecam", {}, ["conv3"])],
+)
+def test_any_method_explains_updates(
+    carry_out: CarryOut, method: str, options: dict[str, Any], layers: list[str]
+) -> None:
+    run = carry_out(num_rounds=1, num_clients=2, xai={"method": method, "options": options})
+    manifest = json.loads((run.path / "heatmaps/round_1/client_0/manifest.json").read_text())
+    assert all(each["layers"] == layers for each in manifest["maps"])
+    raw = np.load(run.path / "heatmaps/round_1/client_0" / manifest["maps"][0]["raw_map"])
+    assert raw.shape == ((24, 24) if method == "occlusion" else (12, 12))
+    measures = run.summary["rounds"][0]["clients"][0]["explanation"]
+    assert 0 <= measures["entropy"] <= 1
+
+
 def test_without_explanations_nothing_is_explained(carry_out: CarryOut) -> None:
     run = carry_out(num_rounds=1, xai={"enabled": False})
     assert "explanation" not in run.summary["rounds"][0]["clients"][0]

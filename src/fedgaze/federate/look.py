@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from fedgaze import __version__
 from fedgaze.config import XaiSpec
 from fedgaze.data import Images
-from fedgaze.federate.setup import Setup
+from fedgaze.federate.setup import Setup, explained
 from fedgaze.measure import (
     border_mass,
     entropy,
@@ -28,7 +28,7 @@ from fedgaze.measure import (
     strongest,
 )
 from fedgaze.store import write_json
-from fedgaze.xai import Explanation, explain, overlay
+from fedgaze.xai import Explanation, overlay
 
 __all__ = ["Look", "Probe", "look", "make_probe", "nested", "profile", "write_look"]
 
@@ -80,10 +80,10 @@ def look(
     Args:
         model: Its device is the probe's.
         probe: The images.
-        spec: Method and layer.
+        spec: Method, and the layer where the method explains one.
         received: The maps of the model that the client was sent, to compare with.
     """
-    explanation = explain(model, probe.images, spec.method, probe.labels, spec.layer)
+    explanation = explained(model, probe.images, probe.labels, spec)
     maps, logits = explanation.heatmaps, explanation.logits
     measures = {
         "entropy": entropy(maps),

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedgaze.config import Task, parse_task
+from fedgaze.config import Task, XaiSpec, parse_task
 from fedgaze.data import Dataset, Images, load_dataset, partition, probe_indices, read_folder
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.strategies import resolve_strategy
 from fedgaze.federate.track import wants_wandb
 from fedgaze.models import build_model, choose_device, task_object
 from fedgaze.train import evaluate
-from fedgaze.xai import explain, find_method, resolve_layers
+from fedgaze.xai import Explanation, explain, find_method, resolve_layers
 
-__all__ = ["Setup", "prepare", "reason", "seeded", "setup_of", "threads"]
+__all__ = ["Setup", "explained", "prepare", "reason", "seeded", "setup_of", "threads"]
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,11 @@ def prepare(task: Task) -> Setup:
     if wants_wandb(task) and find_spec("wandb") is None:
         raise FedgazeError("wandb is not installed: pip install 'fedgaze[wandb]'")
     resolve_strategy(task)
-    find_method(task.xai.method)
+    method = find_method(task.xai.method)
+    method.check_options(task.xai.options)
     setup = Setup(task, _load(task), choose_device(task.device))
     model = setup.new_model()
-    if task.xai.enabled:
+    if task.xai.enabled and method.layers:
         try:
             resolve_layers(model, task.xai.layer)
         except FedgazeError as error:
@@ -127,6 +128,12 @@ def prepare(task: Task) -> Setup:
     return setup
 
 
+def explained(model: nn.Module, images: Tensor, labels: Tensor, spec: XaiSpec) -> Explanation:
+    """Explain images for their labels; only what speaks for them, as measures of mass need it."""
+    layers = spec.layer if find_method(spec.method).layers else None
+    return explain(model, images, spec.method, labels, layers, relu=True, **spec.options)
+
+
 def _try(setup: Setup, model: nn.Module) -> None:
     """Run the model and one explanation once, so that a mismatch is told before the run."""
     task = setup.task
@@ -135,7 +142,7 @@ def _try(setup: Setup, model: nn.Module) -> None:
         evaluate(model, few)
         if task.xai.enabled:
             images = few[torch.arange(2)].to(setup.device)
-            explain(model, images, task.xai.method, few.labels.to(setup.device), task.xai.layer)
+            explained(model, images, few.labels.to(setup.device), task.xai)
     except FedgazeError:
         raise
     except Exception as error:
