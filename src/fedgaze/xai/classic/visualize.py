@@ -1,6 +1,5 @@
 """A heatmap over a picture, as code that uses OpenCV draws it."""
 
-import operator
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -9,21 +8,13 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from fedgaze.errors import FedgazeError
+from fedgaze.xai.classic.opencv import table_of
 from fedgaze.xai.classic.pictures import Picture, visible
-from fedgaze.xai.colour import colour_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["OPENCV", "visualize"]
-
-# By OpenCV's code, the Matplotlib map of that name. Three have none there: for RAINBOW (4), PARULA
-# (12) and DEEPGREEN (21) it is the one whose 256 colours are nearest.
-OPENCV = (
-    *("autumn", "bone", "jet", "winter", "jet_r", "ocean", "summer", "spring", "cool", "hsv"),
-    *("pink", "hot", "YlGnBu_r", "magma", "inferno", "plasma", "viridis", "cividis", "twilight"),
-    *("twilight_shifted", "turbo", "ocean"),
-)
+__all__ = ["visualize"]
 
 
 @overload
@@ -64,8 +55,7 @@ def visualize(
         heatmap: ``(h, w)`` in [0, 1], of any size.
         alpha: How much of the colour is seen, in [0, 1].
         colormap: One of OpenCV's codes 0 to 21 (2, the default, is ``cv2.COLORMAP_JET``), or
-            the name of a Matplotlib map. Colours are Matplotlib's; RAINBOW (4), PARULA (12)
-            and DEEPGREEN (21), which it does not have, become the nearest of its maps.
+            the name of a Matplotlib map.
         return_pil: Whether to return a PIL image.
 
     Returns:
@@ -77,7 +67,7 @@ def visualize(
     """
     if not 0 <= alpha <= 1:
         raise FedgazeError(f"alpha is {alpha}; allowed is 0 to 1")
-    table = colour_table(_name_of(colormap))
+    table = table_of(colormap)
     pixels = visible(image)
     heat = torch.as_tensor(heatmap).detach().cpu().float()
     if heat.dim() != 2:
@@ -92,18 +82,3 @@ def visualize(
 
         return fromarray(mixed)
     return np.ascontiguousarray(mixed[..., ::-1])
-
-
-def _name_of(colormap: int | str) -> str:
-    if isinstance(colormap, str):
-        return colormap
-    try:
-        code = operator.index(colormap)
-    except TypeError:
-        code = -1
-    if not 0 <= code < len(OPENCV):
-        raise FedgazeError(
-            f"colormap is {colormap!r}; allowed are OpenCV's codes 0 to {len(OPENCV) - 1} (2 is "
-            "JET) and the names of Matplotlib's maps"
-        )
-    return OPENCV[code]

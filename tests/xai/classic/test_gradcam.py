@@ -1,4 +1,4 @@
-"""The classic API: classic names and NumPy around `explain`, against loops and OpenCV."""
+"""Classic names and NumPy around `explain`, against loops."""
 
 import subprocess
 import sys
@@ -8,23 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fedgaze
 from fedgaze import (
-    AttentionRollout,
     GradCAM,
     GradCAMConfig,
     GradCAMPlusPlus,
     create_gradcam,
     explain,
-    get_recommended_layers,
 )
 from fedgaze.errors import FedgazeError
 from fedgaze.xai import list_methods
-from fedgaze.xai.classic.visualize import OPENCV
 
 CNN = Callable[..., nn.Module]
 Graph = Callable[..., tuple[Tensor, Tensor]]
@@ -58,9 +54,6 @@ def enlarged(raw: np.ndarray, size: tuple[int, int], mode: str = "bilinear") -> 
 def heated(raw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     heat = enlarged(raw, size)
     return heat / heat.max()
-
-
-# Settings
 
 
 def test_the_classic_defaults() -> None:
@@ -102,9 +95,6 @@ def test_names_are_there_without_importing_torch() -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert all(hasattr(fedgaze, name) for name in fedgaze.__all__)
-
-
-# Heatmaps
 
 
 def test_a_heatmap_worked_by_hand() -> None:
@@ -243,9 +233,6 @@ def test_several_layers(make_cnn: CNN, full_graph: Graph) -> None:
     assert set(gradcam.gradients) == set(gradcam.activations) == {"conv1", "conv2"}
 
 
-# What stays
-
-
 def test_gradients_and_activations_stay_until_the_next_call(
     make_cnn: CNN, full_graph: Graph
 ) -> None:
@@ -298,63 +285,6 @@ def test_cuda_is_wished_for_not_needed(make_cnn: CNN) -> None:
     assert next(model.parameters()).device.type == "cpu"
 
 
-# What goes in
-
-
-def test_pictures_of_all_kinds_are_the_same_input(make_cnn: CNN) -> None:
-    gradcam = GradCAM(make_cnn(), config())
-    pixels = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
-    tensor = torch.from_numpy(pixels).movedim(-1, 0) / 255
-    truth = gradcam.generate_heatmap(tensor)
-    opaque = np.concatenate([pixels, np.full((10, 12, 1), 255, np.uint8)], axis=-1)
-    for given in (
-        tensor[None],
-        tensor.half(),
-        torch.from_numpy(pixels).movedim(-1, 0),
-        pixels,
-        pixels[None],
-        pixels.astype(np.float64) / 255,
-        np.moveaxis(pixels, -1, 0),
-        (pixels.astype(np.uint16) * 257),
-        opaque,
-        Image.fromarray(pixels),
-        Image.fromarray(opaque),
-    ):
-        assert np.allclose(gradcam.generate_heatmap(given), truth, atol=2e-2), type(given)
-    both = gradcam.generate_batch_heatmaps([Image.fromarray(pixels), pixels])
-    assert all(np.allclose(each, truth, atol=1e-5) for each in both)
-
-
-def test_channels_become_those_of_the_model(make_cnn: CNN) -> None:
-    grey = np.random.default_rng(0).integers(0, 256, (10, 12), dtype=np.uint8)
-    model = make_cnn()
-    truth = GradCAM(model, config()).generate_heatmap(np.stack([grey] * 3, -1))
-    for given in (grey, Image.fromarray(grey), grey[..., None]):
-        assert np.allclose(GradCAM(model, config()).generate_heatmap(given), truth, atol=1e-6)
-    single = make_cnn(channels=1)
-    truth = GradCAM(single, config()).generate_heatmap(grey)
-    colour = Image.fromarray(np.stack([grey] * 3, -1))
-    assert np.allclose(GradCAM(single, config()).generate_heatmap(colour), truth, atol=1e-5)
-    deep = Image.fromarray(grey.astype(np.uint16) * 257)
-    assert deep.mode in {"I;16", "I"}
-    assert np.allclose(GradCAM(single, config()).generate_heatmap(deep), truth, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (torch.zeros(3, 8), r"shape \(3, 8\); allowed is \(C, H, W\)"),
-        (np.zeros((8, 8, 5)), r"shape \(8, 8, 5\)"),
-        (np.zeros(8), r"shape \(8,\)"),
-        ("cat.jpg", "str.*allowed is a tensor, an array"),
-        (np.array([["a", "b"]]), "allowed is a tensor, an array"),
-    ],
-)
-def test_what_is_no_picture_is_refused(make_cnn: CNN, given: Any, message: str) -> None:
-    with pytest.raises(FedgazeError, match=message):
-        GradCAM(make_cnn(), config()).generate_heatmap(given)
-
-
 def test_errors_name_cause_and_remedy(make_cnn: CNN) -> None:
     model = make_cnn()
     with pytest.raises(FedgazeError, match=r"no layer 'conv3'.*did you mean"):
@@ -370,227 +300,3 @@ def test_errors_name_cause_and_remedy(make_cnn: CNN) -> None:
     for setting in ("relu_on_gradients", "use_abs_gradients", "eigen_smooth"):
         with pytest.raises(FedgazeError, match=f"{setting} is True, which eigencam has no use"):
             GradCAM(model, config(**{setting: True}), "eigencam")
-
-
-# What comes out
-
-
-def test_visualize_blends_as_opencv_does() -> None:
-    cv2 = pytest.importorskip("cv2")
-    rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
-    heatmap = rng.random((9, 7), dtype=np.float32)
-    coloured = cv2.applyColorMap((heatmap * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
-    truth = cv2.addWeighted(picture[..., ::-1].copy(), 0.7, coloured, 0.3, 0)
-    mixed = GradCAM.visualize(picture, heatmap, alpha=0.3, colormap=cv2.COLORMAP_VIRIDIS)
-    assert mixed.dtype == np.uint8
-    assert mixed.flags.c_contiguous
-    assert np.abs(mixed.astype(int) - truth).max() <= 1
-    named = GradCAM.visualize(picture, heatmap, alpha=0.3, colormap="viridis")
-    assert np.array_equal(named, mixed)
-    pil = GradCAM.visualize(picture, heatmap, 0.3, "viridis", return_pil=True)
-    assert pil.mode == "RGB"
-    assert np.array_equal(np.asarray(pil), mixed[..., ::-1])
-
-
-def test_opencv_codes_are_its_colours() -> None:
-    cv2 = pytest.importorskip("cv2")
-    codes = {getattr(cv2, name): name for name in dir(cv2) if name.startswith("COLORMAP_")}
-    assert sorted(codes) == list(range(len(OPENCV)))
-    ramp = np.arange(256, dtype=np.uint8)[None]
-    for code, name in codes.items():
-        ours = GradCAM.visualize(np.zeros((1, 256, 3)), ramp / 255, 1, code).astype(int)
-        away = np.abs(ours - cv2.applyColorMap(ramp, code)).mean()
-        known = OPENCV[code] == name.removeprefix("COLORMAP_").lower()
-        assert known or code in {4, 12, 21}
-        # JET, HOT, OCEAN and HSV have other steps in Matplotlib than in OpenCV.
-        assert away < (10 if known else 40), name
-
-
-def test_visualize_takes_any_picture_and_size() -> None:
-    heat = np.array([[0.0, 1.0]], dtype=np.float32)
-    picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    tensor = torch.from_numpy(picture).movedim(-1, 0)
-    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
-    truth = picture[..., ::-1]
-    normal = (tensor / 255 - mean) / std
-    for given in (
-        picture,
-        picture / 255,
-        picture.astype(float),
-        tensor,
-        tensor[None] / 255,
-        normal,
-        Image.fromarray(picture),
-    ):
-        assert np.abs(GradCAM.visualize(given, heat, alpha=0).astype(int) - truth).max() <= 1
-    grey = GradCAM.visualize(torch.tensor([[[-1.0, 0.0, 3.0]]]), heat, alpha=0)
-    assert grey[0, :, 0].tolist() == [0, 64, 255]
-    hot = GradCAM.visualize(picture, heat, alpha=1, colormap="gray")
-    assert hot.shape == (6, 8, 3)
-    assert hot[0, 0].max() == 0
-    assert hot[0, -1].min() == 255
-    for wrong, message in (
-        ({"alpha": 2}, "alpha is 2; allowed is 0 to 1"),
-        ({"colormap": 22}, "colormap is 22; allowed are OpenCV's codes 0 to 21"),
-        ({"colormap": None}, "colormap is None"),
-        ({"colormap": "jett"}, "no colour map 'jett'.*did you mean 'jet'"),
-    ):
-        with pytest.raises(FedgazeError, match=message):
-            GradCAM.visualize(picture, heat, **wrong)
-    with pytest.raises(FedgazeError, match=r"shape \(2, 3, 6, 8\)"):
-        GradCAM.visualize(torch.stack([tensor, tensor]), heat)
-
-
-# Layers
-
-
-def on_meta(name: str, **options: Any) -> nn.Module:
-    torchvision = pytest.importorskip("torchvision")
-    with torch.device("meta"):
-        return torchvision.models.get_model(name, weights=None, **options)
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("resnet18", "layer4"),
-        ("resnet50", "layer4"),
-        ("wide_resnet50_2", "layer4"),
-        ("densenet121", "features.norm5"),
-        *((f"efficientnet_b{size}", "features.8") for size in range(8)),
-        ("vgg16", "features.30"),
-        ("mobilenet_v2", "features.18"),
-    ],
-)
-def test_recommended_layers_of_known_families(name: str, layer: str) -> None:
-    assert get_recommended_layers(on_meta(name)) == [layer]
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "layer"),
-    [
-        ("inception_v3", {"init_weights": False}, "Mixed_7c"),
-        ("squeezenet1_1", {}, "classifier.2"),
-        ("shufflenet_v2_x0_5", {}, "conv5"),
-    ],
-)
-def test_recommended_layers_of_others_by_role(
-    name: str, options: dict[str, Any], layer: str
-) -> None:
-    torchvision = pytest.importorskip("torchvision")
-    model = torchvision.models.get_model(name, weights=None, **options).train()
-    assert get_recommended_layers(model) == [layer]
-    assert all(module.training for module in model.modules())
-
-
-def test_recommended_layers_really_run() -> None:
-    class Branched(nn.Module):
-        """The convolution that is defined last runs in training only."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem = nn.Conv2d(3, 4, 3)
-            self.body = nn.Conv2d(4, 4, 3)
-            self.head = nn.LazyLinear(2)
-            self.auxiliary = nn.Conv2d(4, 2, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.body(self.stem(x).relu())
-            side = self.auxiliary(x).mean() if self.training else 0
-            return self.head(x.mean((2, 3))) + side
-
-    model = Branched()
-    model(images())
-    assert get_recommended_layers(model) == ["body"]
-    # Without settings they are those of the model, also under other names.
-    assert list(GradCAM(model).target_layers) == ["body"]
-    assert list(create_gradcam(nn.Sequential(model)).target_layers) == ["0.body"]
-
-
-def test_sizes_are_tried_until_the_model_takes_one() -> None:
-    digits = nn.Sequential(nn.Conv2d(1, 4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 24 * 24, 10))
-    assert get_recommended_layers(digits) == ["1"]
-    volumes = nn.Sequential(
-        nn.Conv3d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(2, 2)
-    )
-    assert get_recommended_layers(volumes) == ["1"]
-    odd = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 7, 2))
-    with pytest.raises(
-        FedgazeError, match=r"could not find a target layer in Sequential.*name one"
-    ):
-        get_recommended_layers(odd)
-    assert get_recommended_layers(odd, torch.zeros(1, 1, 5, 7)) == ["1"]
-    with pytest.raises(FedgazeError, match="could not find a target layer in Linear"):
-        create_gradcam(nn.Linear(3, 2))
-
-
-# Attention
-
-
-@pytest.fixture(scope="module")
-def vit() -> nn.Module:
-    torchvision = pytest.importorskip("torchvision")
-    torch.manual_seed(0)
-    model = torchvision.models.VisionTransformer(
-        image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32
-    )
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model.eval()
-
-
-def attentions(model: nn.Module, image: Tensor) -> list[np.ndarray]:
-    """What each block's attention says, asked for by plain hooks."""
-    kept: list[np.ndarray] = []
-
-    def ask(module: nn.Module, args: Any, kwargs: Any) -> None:
-        _, weights = nn.MultiheadAttention.forward(
-            module, *args, **{**kwargs, "need_weights": True, "average_attn_weights": False}
-        )
-        kept.append(weights[0].double().numpy())
-
-    blocks = [each for each in model.modules() if isinstance(each, nn.MultiheadAttention)]
-    handles = [block.register_forward_pre_hook(ask, with_kwargs=True) for block in blocks]
-    with torch.no_grad():
-        model(image)
-    for handle in handles:
-        handle.remove()
-    return kept
-
-
-@pytest.mark.parametrize("fusion", ["mean", "max", "min"])
-def test_attention_rollout_is_the_papers(vit: nn.Module, fusion: str) -> None:
-    image = images(size=(32, 32))
-    rolled = np.eye(17)
-    for heads in attentions(vit, image):
-        mixed = 0.5 * getattr(np, fusion)(heads, axis=0) + 0.5 * np.eye(17)
-        rolled = mixed / mixed.sum(-1, keepdims=True) @ rolled
-    truth = rolled[0, 1:].reshape(4, 4)
-    rollout = AttentionRollout(vit, head_fusion=fusion, discard_ratio=0)
-    grid = rollout.generate_attention_map(image)
-    assert grid.dtype == np.float32
-    assert np.allclose(grid, truth, atol=1e-6)
-    flat = rollout.generate_attention_map(image[0], reshape_to_grid=False)
-    assert np.array_equal(flat, grid.reshape(16))
-
-
-def test_attention_rollout_discards_a_tenth_by_default(vit: nn.Module) -> None:
-    image = images(size=(32, 32))
-    with AttentionRollout(vit) as rollout:
-        grid = rollout.generate_attention_map(image)
-    same = explain(vit, image, "attention_rollout", discard_ratio=0.1, head_fusion="mean")
-    assert np.array_equal(grid, same.raw[0].numpy())
-    whole = AttentionRollout(vit, discard_ratio=0).generate_attention_map(image)
-    assert not np.allclose(grid, whole)
-
-
-def test_attention_rollout_refuses_what_it_cannot_do(make_cnn: CNN, vit: nn.Module) -> None:
-    with pytest.raises(FedgazeError, match=r"'media'; allowed are mean, max, min.*did you mean"):
-        AttentionRollout(vit, head_fusion="media")
-    with pytest.raises(FedgazeError, match="discard_ratio is 1; allowed is 0 up to"):
-        AttentionRollout(vit, discard_ratio=1)
-    with pytest.raises(FedgazeError, match=r"no attention maps captured: .* gradcam work"):
-        AttentionRollout(make_cnn()).generate_attention_map(images())
-    with pytest.raises(FedgazeError, match="holds 2 images; allowed is one"):
-        AttentionRollout(vit).generate_attention_map(images(2, size=(32, 32)))
