@@ -106,7 +106,7 @@ def test_finer_cam_is_the_mean_of_the_papers_comparisons(
     for row, (n, chosen) in enumerate(rows(TARGETS)):
         a = activations[n : n + 1].requires_grad_()
         logits = above(model, a)[0]
-        order = sorted(range(5), key=lambda c, y=logits.detach(), t=chosen: abs(float(y[c] - y[t])))
+        order = (logits - logits[chosen]).detach().abs().argsort().tolist()
         similar = [c for c in order if c != chosen][:2]
         contrasts = [logits[chosen] - 0.7 * logits[c] for c in similar]
         shares = logits[similar].softmax(0) if weighting == "softmax" else torch.full((2,), 0.5)
