@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedgaze.errors import FedgazeError
+from fedgaze.xai.methods.spectral import precise
 
 __all__ = [
     "cam_weights",
@@ -133,7 +134,12 @@ def grad_cam_plus_plus_weights(activations: Tensor, gradients: Tensor) -> Tensor
         ``(N, K, 1, ...)``.
     """
     a, g = wide(activations), wide(gradients)
-    denominator = torch.addcmul(a.new_full((), 2), g, a.sum(spatial(a), keepdim=True))
+    # Where activations have both signs the denominator may be near zero, and the last digit of the
+    # sum decides: so it is made in float64 and added in two parts.
+    total = precise(a).sum(spatial(a), keepdim=True)
+    high = total.to(a.dtype)
+    denominator = torch.addcmul(a.new_full((), 2), g, high)
+    denominator = torch.addcmul(denominator, g, (total - high).to(a.dtype))
     # Over infinity, so that neither the quotient nor its gradient is ever NaN.
     terms = g.relu() / denominator.masked_fill(denominator == 0, torch.inf)
     return terms.sum(spatial(a), keepdim=True)
