@@ -20,8 +20,10 @@ from fedgaze.xai.memory import Chunks, read_bytes
 from fedgaze.xai.methods import find_method, list_methods
 from fedgaze.xai.outputs import predictions
 from fedgaze.xai.passes import Part, Plan
+from fedgaze.xai.refused import check_model
 from fedgaze.xai.registry import Method
 from fedgaze.xai.runner import Budget
+from fedgaze.xai.running import outside_autocast
 from fedgaze.xai.targets import Target, Targets
 
 __all__ = ["explain"]
@@ -116,6 +118,7 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
     budget = _read_budget(batch_size, memory)
     model = unwrap(model)
     named = named_layers(model)
+    check_model(model, named, found)
     if layers is not None and not found.layers:
         raise FedgazeError(f"{found.name} explains no layer; leave layers out, or use a CAM method")
     chosen = layer_names(named, layers) if found.layers else []
@@ -149,11 +152,12 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
         graph=differentiable,
         budget=budget,
     )
-    chunks = _outer_chunks(plan, inputs)
-    work = _augmented if "augment" in smoothings else _once
-    parts = list(chunks.over(len(inputs), lambda start, stop: work(plan, inputs, start, stop)))
     how = _Shown(fusion, interpolation, ran)
-    return _assembled(parts, plan, size, how)
+    with outside_autocast():
+        chunks = _outer_chunks(plan, inputs)
+        work = _augmented if "augment" in smoothings else _once
+        parts = list(chunks.over(len(inputs), lambda start, stop: work(plan, inputs, start, stop)))
+        return _assembled(parts, plan, size, how)
 
 
 def _once(plan: Plan, inputs: Inputs, start: int, stop: int) -> Part:
@@ -290,12 +294,14 @@ def _read_target(
 def _outer_chunks(plan: Plan, inputs: Inputs) -> Chunks:
     """How many images go through all of a method at once."""
     count, budget = len(inputs), plan.budget
+    if count == 1:
+        return Chunks(1)
     if budget.batch_size is None and budget.memory is None:
         return Chunks(min(count, _OUTER_BATCH) if plan.method.kind == "run" else count)
-    key = ("all of", plan.method.name, *plan.modules, tuple(inputs.images.shape[1:]))
     one = inputs.take(0, 1)
     first = torch.zeros(1, dtype=torch.long, device=inputs.images.device)
-    found = budget.chunks(plan.model, key, lambda: plan.probe(one, first))
+    # Not remembered: it depends on the targets, too, which are known when the model has run.
+    found = budget.chunks(plan.model, None, lambda: plan.probe(one, first))
     return Chunks(min(count, found.size))
 
 

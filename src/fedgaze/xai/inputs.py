@@ -82,6 +82,11 @@ def read_inputs(model: nn.Module, images: Images) -> Inputs:
         raise FedgazeError(_what_is_wrong(images))
     place = found[0]
     like = _like(model, given[place])
+    if like.is_meta:
+        raise FedgazeError(
+            f"{type(model).__name__} is on the meta device, where it has no weights; load them "
+            "first, and bring it to a device"
+        )
     pixels = given.pop(place)
     pixels = (pixels[None] if pixels.dim() == 3 else pixels).to(like)
     others = {
@@ -94,10 +99,15 @@ def read_inputs(model: nn.Module, images: Images) -> Inputs:
 def _are_images(argument: Any) -> bool:
     if not isinstance(argument, Tensor) or not argument.is_floating_point():
         return False
+    if argument.layout != torch.strided or argument.is_meta:
+        return False
     return argument.dim() in {3, 4, 5} and argument.numel() > 0
 
 
 def _what_is_wrong(images: Any) -> str:
+    if isinstance(images, Tensor) and (images.layout != torch.strided or images.is_meta):
+        how = "on the meta device" if images.is_meta else str(images.layout).removeprefix("torch.")
+        return f"images are {how}; allowed is a tensor that holds all its numbers"
     if isinstance(images, Tensor) and images.is_floating_point():
         return (
             f"images have the shape {tuple(images.shape)}; allowed is (N, C, H, W), (C, H, W), or "

@@ -25,7 +25,7 @@ Make = Callable[[Tensor, Tensor], Tensor]
 
 DEFAULT_MEMORY = 512 * 2**20
 
-_COSTS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], int]] = WeakKeyDictionary()
+_COSTS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...] | None, int]] = WeakKeyDictionary()
 
 
 class Budget(NamedTuple):
@@ -34,17 +34,20 @@ class Budget(NamedTuple):
     batch_size: int | None = None
     memory: int | None = None
 
-    def chunks(self, model: nn.Module, key: tuple[Any, ...], one: Callable[[], object]) -> Chunks:
+    def chunks(
+        self, model: nn.Module, key: tuple[Any, ...] | None, one: Callable[[], object]
+    ) -> Chunks:
         """Find out how many variants go into one pass.
 
         Args:
             model: The model.
-            key: What is run; the bytes that one variant takes are remembered for it.
+            key: What is run; the bytes that one variant takes are remembered for it. None where
+                they are not to be.
             one: Runs one variant.
         """
         if self.batch_size is not None:
             return Chunks(self.batch_size)
-        costs = _COSTS.setdefault(model, {})
+        costs = {} if key is None else _COSTS.setdefault(model, {})
         if key not in costs:
             costs[key] = max(1, peak_bytes(one))
         return Chunks(max(1, (self.memory or DEFAULT_MEMORY) // costs[key]))
@@ -415,8 +418,9 @@ class Runner:
 
     def _chunks(self, key: tuple[Any, ...], run: Callable[[Tensor, Tensor], object]) -> Chunks:
         first = torch.zeros(1, dtype=torch.long, device=self.images.device)
-        shape = (tuple(self.images.shape[1:]), self.images.dtype)
-        return self._budget.chunks(self.model, (*key, *shape), lambda: run(first, first))
+        # Each score has a gradient of its own.
+        what = (tuple(self.images.shape[1:]), self.images.dtype, self.clean.shape[1])
+        return self._budget.chunks(self.model, (*key, *what), lambda: run(first, first))
 
     def _items(self, start: int, stop: int, count: int) -> tuple[Tensor, Tensor]:
         items = torch.arange(start, stop, device=self.images.device)

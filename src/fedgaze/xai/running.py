@@ -1,8 +1,9 @@
 """Running a model with hooks and leaving it as it was found."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,9 +16,12 @@ __all__ = ["frozen", "running", "twice_differentiable"]
 
 Hook = Callable[[nn.Module, Any, Any], Any]
 
+_AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 _STANCE_LOCK = threading.RLock()
+_SURROUNDING = threading.local()
 _KERNEL_LOCK = threading.RLock()
 
 
@@ -55,6 +59,8 @@ def running(
         stack.enter_context(_evaluating(modules))
         stack.enter_context(_uncompiled(modules))
         for module, hook in hooks:
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks; who waits for them says that it did not run
             stack.callback(module.register_forward_hook(guarded(hook)).remove)
         call = _without_inference_tensors(model, modules)
 
@@ -64,7 +70,7 @@ def running(
             args, kwargs = tree_map_only(Tensor, Tensor.clone, (args, kwargs))
             tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
             devices = {tensor.device for tensor in tensors if tensor.is_cuda}
-            with torch.random.fork_rng(devices):
+            with torch.random.fork_rng(devices), _autocast_again():
                 listening = threading.get_ident()
                 try:
                     return call(*args, **kwargs)
@@ -72,6 +78,46 @@ def running(
                     listening = 0
 
         yield forward
+
+
+@contextmanager
+def outside_autocast() -> Iterator[None]:
+    """Let an autocast that surrounds the caller hold for models that run, and for nothing else.
+
+    Sums over maps that it would make in half precision have few digits left.
+    """
+    kinds = [kind for kind in _AUTOCAST if torch.amp.is_autocast_available(kind)]
+    kinds = [kind for kind in kinds if torch.is_autocast_enabled(kind)]
+    if not kinds:
+        yield
+        return
+    before = _casts()
+    cache = torch.is_autocast_cache_enabled()
+    _SURROUNDING.casts = [
+        partial(torch.autocast, kind, torch.get_autocast_dtype(kind), cache_enabled=cache)
+        for kind in kinds
+    ]
+    try:
+        with ExitStack() as stack:
+            for kind in kinds:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        _SURROUNDING.casts = before
+
+
+@contextmanager
+def _autocast_again() -> Iterator[None]:
+    with ExitStack() as stack:
+        for cast in _casts():
+            stack.enter_context(cast())
+        yield
+
+
+def _casts() -> Sequence[Callable[[], torch.autocast]]:
+    """The autocasts that `outside_autocast` left."""
+    found: Sequence[Callable[[], torch.autocast]] = getattr(_SURROUNDING, "casts", ())
+    return found
 
 
 @contextmanager

@@ -103,8 +103,14 @@ def full_gradients(runner: Runner, reduce: Callable[[Tensor], Tensor]) -> tuple[
         ``dS/dx`` ``(N, S, C, *size)`` and the sum ``(N, S, ...)`` of what was reduced.
 
     Raises:
-        FedgazeError: BatchNorm has no statistics of its own, or the model is float16.
+        FedgazeError: BatchNorm has no statistics of its own, the model is float16, or a part of it
+            is TorchScript.
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in runner.model.modules()):
+        raise FedgazeError(
+            "a part of the model is TorchScript, in which fullgrad cannot find biases; give the "
+            "model without torch.jit"
+        )
     if runner.images.dtype == torch.float16:
         raise FedgazeError(
             "fullgrad adds up gradients on their way back, and those of float16 are too small; "
