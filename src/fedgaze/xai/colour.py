@@ -8,10 +8,22 @@ from torch.nn import functional as F
 
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["ALPHA", "COLORMAP", "colour_table", "grey", "overlay", "painted", "pictures_of"]
+__all__ = [
+    "ALPHA",
+    "COLORMAP",
+    "SIGNED",
+    "colour_table",
+    "grey",
+    "overlay",
+    "painted",
+    "pictures_of",
+]
 
 COLORMAP = "inferno"
 """Perceptually even: a step in heat looks the same anywhere, also without colour vision."""
+
+SIGNED = "RdBu_r"
+"""For what speaks for a target (red) and against it (blue): as far apart for all kinds of eyes."""
 
 ALPHA = 0.7
 
@@ -21,14 +33,17 @@ def overlay(
 ) -> Tensor:
     """Lay heatmaps over pictures: the hotter, the more colour; what is cold shows the picture.
 
-    Each pixel is ``(1 - w) picture + w colour`` with ``w = alpha * sqrt(heat)``: the root keeps
-    middling heat visible on bright pictures.
+    Each pixel is ``(1 - w) picture + w colour`` with ``w = alpha * sqrt(abs(heat))``: the root
+    keeps middling heat visible on bright pictures. Where a heatmap is negative anywhere, colours
+    stand for -1 to 1 in all of them.
 
     Args:
         images: ``(N, C, H, W)`` or ``(C, H, W)``, grey or RGB, floats in [0, 1] or uint8.
-        heatmaps: ``(N, h, w)`` or ``(h, w)`` in [0, 1]; brought to the size of the images.
+        heatmaps: ``(N, h, w)`` or ``(h, w)`` in [0, 1], or signed in [-1, 1]; brought to the size
+            of the images.
         alpha: How strongly the hottest pixel is covered, in [0, 1].
-        colormap: The name of a Matplotlib colour map.
+        colormap: The name of a Matplotlib colour map. For signed heatmaps the usual one is
+            `SIGNED`, whose middle is white.
 
     Returns:
         uint8 ``(N, H, W, 3)``, on the device of the heatmaps.
@@ -41,15 +56,17 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise FedgazeError(f"alpha is {alpha}; allowed is 0 to 1")
-    table = colour_table(colormap)
     heat = heatmaps.detach().float()
     heat = heat[None] if heat.dim() == 2 else heat
+    signed = bool((heat < 0).any())
+    table = colour_table(SIGNED if signed and colormap == COLORMAP else colormap)
     pictures = pictures_of(images, heat)
     if pictures.shape[2:] != heat.shape[1:]:
         heat = F.interpolate(heat[:, None], pictures.shape[2:], mode="bilinear")[:, 0]
-    heat = heat.clamp(0, 1)
-    colours = table.to(heat.device)[(heat * 255).round().long()]
-    return painted(pictures, colours, heat, alpha)
+    heat = heat.clamp(-1, 1)
+    place = (heat + 1) / 2 if signed else heat
+    colours = table.to(heat.device)[(place * 255).round().long()]
+    return painted(pictures, colours, heat.abs(), alpha)
 
 
 def pictures_of(images: Tensor, heat: Tensor) -> Tensor:

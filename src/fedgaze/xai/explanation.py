@@ -97,7 +97,7 @@ class Explanation:
             uint8 ``(R, H, W, 3)``.
         """
         pictures = images[None] if images.dim() == 3 else images
-        if len(pictures) == len(self.predicted) != len(self):
+        if len(pictures) == len(self.predicted):
             pictures = pictures[self.images.to(pictures.device)]
         return overlay(pictures, self.heatmaps, alpha=alpha, colormap=colormap)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fedgaze.xai.colour import COLORMAP, colour_table
+from fedgaze.xai.colour import COLORMAP, SIGNED, colour_table
 from fedgaze.xai.drawing import shrunk, tiled
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ SHOWN = 16
 
 _SIDE = 128
 _COLUMNS = 8
-_SIGNED = "RdBu_r"
 _STOPS = 9
 
 # Text takes the colour of what surrounds it, so that it can be read in light and dark themes.
@@ -99,7 +98,7 @@ def _coloured(explanation: "Explanation") -> tuple[Tensor, str]:
         strongest = maps.abs().argmax(1, keepdim=True)
         maps = maps.gather(1, strongest)[:, 0]
     signed = bool((explanation.heatmaps < 0).any())
-    colormap = _SIGNED if signed else COLORMAP
+    colormap = SIGNED if signed else COLORMAP
     heat = shrunk((maps + 1) / 2 if signed else maps, _SIDE).clamp(0, 1)
     table = (colour_table(colormap) * 255).round().to(torch.uint8)
     return table[(heat * 255).round().long()], colormap

@@ -94,6 +94,8 @@ class Plan:
         with Runner(self.model, inputs, scorer, layers, self.budget) as runner:
             if layers:
                 runner.captured(gradients=self.method.gradients)
+            elif self.method.gradients:
+                list(runner.gradients(None))
             _ = runner.clean
 
     def _by_capture(self, inputs: Inputs, scorer: Scorer) -> Part:

@@ -183,7 +183,7 @@ class Runner:
         itself = make is None and count == 1
 
         def run(n: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            if not (itself and len(n) == len(self)):
+            if not itself:
                 self._settle()
             with torch.set_grad_enabled(self._graph):
                 variants = self.images[n] if make is None else make(n, v)
@@ -194,9 +194,11 @@ class Runner:
                 return n, v, self._columns(scores, variants)
 
         with nullcontext() if self._graph else frozen(self.model):
-            # A pass over the images themselves finds out at once what is explained.
-            key = ("gradients", within is nullcontext)
-            chunks = Chunks(len(self)) if itself else self._chunks(key, run)
+            if itself:
+                # One pass, which also finds out what is explained; who cuts it cuts the images.
+                yield run(*self._items(0, len(self), 1))
+                return
+            chunks = self._chunks(("gradients", within is nullcontext), run)
             yield from chunks.over(
                 len(self) * count, lambda start, stop: run(*self._items(start, stop, count))
             )
