@@ -11,9 +11,11 @@ from fedgaze.xai.capture import Capture, Captured
 from fedgaze.xai.choices import above, contrast, log_probability, probability, top_k
 from fedgaze.xai.classes import Classes
 from fedgaze.xai.colour import overlay
+from fedgaze.xai.concepts import Concepts
 from fedgaze.xai.detection import boxes, detections
 from fedgaze.xai.explainer import explain
 from fedgaze.xai.explanation import Explanation
+from fedgaze.xai.factorise import factorise
 from fedgaze.xai.layers import Layer, Layers, list_layers, resolve_layers
 from fedgaze.xai.methods import find_method, grad_cam, grad_cam_plus_plus, list_methods
 from fedgaze.xai.outputs import logits_of, predictions, probabilities
@@ -26,6 +28,7 @@ __all__ = [
     "Capture",
     "Captured",
     "Classes",
+    "Concepts",
     "Explanation",
     "Layer",
     "Layers",
@@ -38,6 +41,7 @@ __all__ = [
     "contrast",
     "detections",
     "explain",
+    "factorise",
     "find_method",
     "grad_cam",
     "grad_cam_plus_plus",
