@@ -104,8 +104,14 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
         ),
     ] = None,
     fusion: Annotated[
-        str, _option(_SHOWN, "How several layers become one: `mean`, `max`, `weighted`.")
-    ] = "mean",
+        str | None,
+        _option(
+            _SHOWN,
+            "How several layers become one: `mean`, `max`, `weighted`, `layercam`. By default as "
+            "the method's paper does.",
+            metavar="HOW",
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         _option(

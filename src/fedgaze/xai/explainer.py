@@ -43,7 +43,7 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
     targets: Targets = None,
     layers: Layers = None,
     *,
-    fusion: str = "mean",
+    fusion: str | None = None,
     relu: bool | None = None,
     smoothing: str | Sequence[str] = (),
     precision: Literal["full", "fast", "bf16"] = "full",
@@ -74,8 +74,10 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
             Conv2d index, ``"first"``, ``"middle"``, ``"last"``, a module, or several of these. A
             layer that runs more than once is explained at its last call.
         fusion: How the maps of several layers, each divided by its maximum, become one: ``"mean"``,
-            ``"max"``, or ``"weighted"``: a mean with the weights 1, 2, … L in the order in which
-            the layers ran, so that the deepest counts most.
+            ``"max"``, ``"weighted"``: a mean with the weights 1, 2, … L in the order in which the
+            layers ran, so that the deepest counts most, or ``"layercam"``: the maximum, the maps of
+            shallow layers scaled by a tanh first (see `fedgaze.xai.maps.fuse`). None: what the
+            method's paper does, for LayerCAM the last, else the mean.
         relu: Whether only what speaks for the target is kept; None for what the method's paper
             does. Without it maps are signed, and heatmaps in [-1, 1].
         smoothing: ``"augment"``: the mean of the maps of six versions of each image (mirrored or
@@ -111,6 +113,7 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
     """
     found = method if isinstance(method, Method) else find_method(method)
     found.check_options(options)
+    fusion = found.fusion if fusion is None else fusion
     _check_choice("fusion", fusion, FUSIONS)
     _check_choice("interpolation", interpolation, INTERPOLATIONS)
     _check_choice("precision", precision, PRECISIONS)
@@ -135,7 +138,7 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
     if precision != "full":
         from fedgaze.xai.fast import prepare
 
-        prepared = prepare(model, inputs, names, precision)
+        prepared = prepare(model, inputs, names, precision, found)
         model, ran = prepared.model, prepared.precision
         if prepared.reason is not None:
             ran = f"{ran}: {prepared.reason}"
@@ -209,7 +212,7 @@ def _assembled(
 
     per_layer = {name: rows([part.maps[name] for part in parts]) for name in parts[0].maps}
     maps = list(per_layer.values())
-    raw = maps[0] if len(maps) == 1 else fuse(maps, how.fusion, how.interpolation)
+    raw = maps[0] if len(maps) == 1 else fuse(maps, how.fusion, how.interpolation, size)
     logits = _joined([part.scorer.logits for part in parts])
     classes = [each for part in parts if (each := part.scorer.classes) is not None]
     attributions = [each for part in parts if (each := part.attributions) is not None]

@@ -7,9 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["FUSIONS", "INTERPOLATIONS", "fuse", "is_flat", "reduced", "resized", "to_heatmaps"]
+__all__ = [
+    "FUSIONS",
+    "INTERPOLATIONS",
+    "fuse",
+    "is_flat",
+    "layer_cam_scaled",
+    "reduced",
+    "resized",
+    "to_heatmaps",
+]
 
-FUSIONS = ("mean", "max", "weighted")
+FUSIONS = ("mean", "max", "weighted", "layercam")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
 
@@ -41,25 +50,57 @@ def to_heatmaps(raw: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
     return heatmaps / torch.where(peak > 0, peak, 1)
 
 
-def fuse(maps: Sequence[Tensor], fusion: str, interpolation: str) -> Tensor:
+def fuse(
+    maps: Sequence[Tensor], fusion: str, interpolation: str, size: Sequence[int] = ()
+) -> Tensor:
     """Make one map of those of several layers, at the size of the finest.
 
     Args:
         maps: ``(N, *s)`` of each layer, in the order in which the layers ran.
         fusion: One of `FUSIONS`; see `explain`.
         interpolation: One of `INTERPOLATIONS`.
+        size: Of the images; ``"layercam"`` needs it, to know which layers are shallow: as the first
+            three stages of VGG-16, those whose maps are less than 8 times as coarse as the images.
 
     Returns:
         ``(N, *s)`` in [0, 1], or in [-1, 1] where the maps are signed.
     """
     finest = max((each.shape[1:] for each in maps), key=lambda size: size.numel())
-    stack = torch.stack([resized(_scaled(each), finest, interpolation) for each in maps])
-    if fusion == "max":
+
+    def scaled(each: Tensor) -> Tensor:
+        shallow = fusion == "layercam" and size[-1] < 8 * each.shape[-1]
+        return layer_cam_scaled(each) if shallow else _scaled(each)
+
+    stack = torch.stack([resized(scaled(each), finest, interpolation) for each in maps])
+    if fusion in {"max", "layercam"}:
         return stack.amax(0)
     weights = torch.ones(len(stack)).to(stack)
     if fusion == "weighted":
         weights = weights.cumsum(0)
     return torch.einsum("l,ln...->n...", weights / weights.sum(), stack)
+
+
+def layer_cam_scaled(maps: Tensor, *, gamma: float = 2.0) -> Tensor:
+    """Scale a shallow layer's map, so that it counts beside those of deep layers: LayerCAM.
+
+    ``tanh(gamma M / max M)``: Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps
+    for Localization", IEEE Transactions on Image Processing, 2021. The authors scale those of the
+    first three stages of VGG-16 so, with gamma 2, and fuse the maps of all stages by the
+    element-wise maximum. pytorch-grad-cam averages the layers, without the scaling; torchcam takes
+    the maximum and scales every layer.
+
+    Args:
+        maps: ``(N, *s)``, not negative.
+        gamma: How fast middling values rise.
+
+    Returns:
+        ``(N, *s)`` in [0, tanh(gamma)]; zero for a map that is zero.
+
+    >>> layer_cam_scaled(torch.tensor([[0.0, 2.0, 4.0], [0.0, 0.0, 0.0]]))
+    tensor([[0.0000, 0.7616, 0.9640],
+            [0.0000, 0.0000, 0.0000]])
+    """
+    return torch.tanh(gamma * _scaled(maps))
 
 
 def _peak(maps: Tensor) -> Tensor:

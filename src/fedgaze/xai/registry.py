@@ -19,6 +19,7 @@ GROUP = "fedgaze.methods"
 
 Kind = Literal["weights", "map", "attention", "run"]
 Reduction = Literal["sum", "max_abs"]
+Fusion = Literal["mean", "max", "weighted", "layercam"]
 CostClass = Literal["forward", "backward", "many"]
 
 
@@ -50,7 +51,10 @@ class Method:
         score: For classes as targets, ``(logits (N, C), classes (N,)) -> scores (N,)``: what is
             explained instead of the classes' logits; its keyword-only parameters are options, too.
         differentiable: Whether its maps can be trained with.
+        fusion: How its paper makes one map of those of several layers.
         many: Whether it runs the model many times: once a channel, a step, a sample or a mask.
+        biases: Whether it tells apart the biases of layers, also those of a convolution and the
+            BatchNorm after it.
     """
 
     name: str
@@ -64,7 +68,9 @@ class Method:
     reduction: Reduction = "sum"
     score: Callable[[Tensor, Tensor], Tensor] | None = None
     differentiable: bool = True
+    fusion: Fusion = "mean"
     many: bool = False
+    biases: bool = False
 
     @property
     def cost_class(self) -> CostClass:

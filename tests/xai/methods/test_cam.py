@@ -26,7 +26,6 @@ from fedgaze.xai.methods.cam import (
 from fedgaze.xai.methods.elementwise import (
     elementwise_weights,
     hires_cam_weights,
-    layer_cam_scaled,
     layer_cam_weights,
 )
 
@@ -214,13 +213,6 @@ def test_layer_cam_and_elementwise_differ_where_activations_are_negative() -> No
     assert weighted(activations, of_layer, relu=False).tolist() == [[-2.0, 0.0]]
     of_elements = elementwise_weights(activations, gradients)
     assert weighted(activations, of_elements, relu=False).tolist() == [[0.0, 3.0]]
-
-
-def test_layer_cams_of_shallow_layers_are_scaled() -> None:
-    maps = torch.tensor([[[0.0, 1.0], [2.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    scaled = layer_cam_scaled(maps)
-    expected = [0.0, math.tanh(0.5), math.tanh(1.0), math.tanh(2.0), 0.0, 0.0, 0.0, 0.0]
-    assert scaled.flatten().tolist() == pytest.approx(expected)
 
 
 # What each method promises.

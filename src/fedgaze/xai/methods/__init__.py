@@ -78,7 +78,14 @@ _BUILT_IN = _by_name(
         ),
         Method("xgradcam", x_grad_cam_weights, "weights", _WAY_BACK, "Fu et al., BMVC 2020"),
         Method("hirescam", hires_cam_weights, "weights", _WAY_BACK, "Draelos and Carin, 2020"),
-        Method("layercam", layer_cam_weights, "weights", _WAY_BACK, "Jiang et al., TIP 2021"),
+        Method(
+            "layercam",
+            layer_cam_weights,
+            "weights",
+            _WAY_BACK,
+            "Jiang et al., TIP 2021",
+            fusion="layercam",
+        ),
         Method(
             "gradcam_elementwise", elementwise_weights, "weights", _WAY_BACK, "pytorch-grad-cam"
         ),
@@ -236,6 +243,7 @@ _BUILT_IN = _by_name(
             _INPUT,
             "Srinivas and Fleuret, NeurIPS 2019, Section 4",
             layers=False,
+            biases=True,
         ),
         Method(
             "scorecam",

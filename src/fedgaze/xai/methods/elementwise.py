@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fedgaze.xai.methods.cam import wide
 
-__all__ = ["elementwise_weights", "hires_cam_weights", "layer_cam_scaled", "layer_cam_weights"]
+__all__ = ["elementwise_weights", "hires_cam_weights", "layer_cam_weights"]
 
 
 def hires_cam_weights(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def layer_cam_weights(activations: Tensor, gradients: Tensor) -> Tensor:
 
     ``relu(sum_k relu(dS/dA_k) * A_k)``, element by element: Jiang et al., "LayerCAM: Exploring
     Hierarchical Class Activation Maps for Localization", IEEE Transactions on Image Processing,
-    2021. For the maps of several layers see `layer_cam_scaled`.
+    2021. For the maps of several layers see `fedgaze.xai.maps.fuse`.
 
     Args:
         activations: ``(N, K, *s)``: A.
@@ -61,26 +61,3 @@ def elementwise_weights(activations: Tensor, gradients: Tensor) -> Tensor:
     """
     a, g = wide(activations), wide(gradients)
     return torch.where((a > 0) == (g > 0), g, 0)
-
-
-def layer_cam_scaled(maps: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """Scale a shallow layer's map, so that it counts beside those of deep layers: LayerCAM.
-
-    ``tanh(gamma M / max M)``: Jiang et al., 2021 (see `layer_cam_weights`), Eq. 9. The authors
-    scale the maps of the first three stages of VGG-16 so, with gamma 2, and fuse the maps of all
-    stages by the element-wise maximum. pytorch-grad-cam averages the layers, without the scaling;
-    torchcam takes the maximum and scales every layer.
-
-    Args:
-        maps: ``(N, *s)``, not negative.
-        gamma: How fast middling values rise.
-
-    Returns:
-        ``(N, *s)`` in [0, tanh(gamma)]; zero for a map that is zero.
-
-    >>> layer_cam_scaled(torch.tensor([[0.0, 2.0, 4.0], [0.0, 0.0, 0.0]]))
-    tensor([[0.0000, 0.7616, 0.9640],
-            [0.0000, 0.0000, 0.0000]])
-    """
-    peak = wide(maps).flatten(1).amax(1).reshape(-1, *[1] * (maps.dim() - 1))
-    return torch.tanh(gamma * wide(maps) / torch.where(peak > 0, peak, 1))
