@@ -1,9 +1,10 @@
 # Two commands do everything on a machine with Python 3.11: make demo, make test.
+# make bench takes 25 minutes of a machine that does nothing else; BENCH=--quick sees that it works.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench agreement clean
 
 demo: $(READY)
 	$(BIN)/fedgaze demo --output runs/demo
@@ -19,7 +20,10 @@ check: $(READY)
 	$(BIN)/lint-imports --no-logo
 
 bench: $(READY)
-	$(BIN)/python benchmarks/cam_cost.py
+	$(BIN)/python benchmarks/run_all.py --write docs/benchmarks.md $(BENCH)
+
+agreement: $(READY)
+	$(BIN)/python benchmarks/agreement.py --write docs/methods.md
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -164,19 +164,24 @@ def kpca_cam(case: Case) -> Array:
 
 
 def smooth_grad_cam_plus_plus(case: Case, samples: int) -> Array:
-    """Averages of the three derivatives of exp(S) over noisy images."""
+    """Averages of the three derivatives of exp(S) over noisy images.
+
+    They are divided by the average of exp(S), which scales the map and nothing else.
+    """
     a, _, clean = case.passed(logit)
     sums = [np.zeros(a.shape) for _ in range(3)]
+    mass = np.zeros(len(a))
     for v in range(samples):
         _, g, logits = case.passed(logit, noisy(case.images, v))
         for n, label in enumerate(case.classes):
             y = np.exp(logits[n, label] - clean[n, label])
+            mass[n] += y / samples
             for order, total in enumerate(sums, start=1):
                 total[n] += y * g[n] ** order / samples
     weights = np.zeros(a.shape[:2])
     for n, k in np.ndindex(*a.shape[:2]):
         for at in np.ndindex(*a.shape[2:]):
-            d1, d2, d3 = (each[n, k][at] for each in sums)
+            d1, d2, d3 = (each[n, k][at] / mass[n] for each in sums)
             below = 2 * d2 + a[n, k].sum() * d3
             if below != 0:
                 weights[n, k] += d1 / below * max(d1, 0)
