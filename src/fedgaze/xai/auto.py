@@ -241,11 +241,10 @@ def _judged(watch: _Watch, ends: list[Tensor]) -> tuple[_Seen | None, Query]:
     maps = [each for each in watch.maps if each.tensor.requires_grad]
     if not maps or not ends:
         return None, "mean"
-    with torch.autograd.set_detect_anomaly(mode=False):
+    with torch.autograd.set_detect_anomaly(mode=False), torch.enable_grad():
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            ends,
+            [(end * torch.nan).sum() for end in ends],
             [each.tensor for each in maps],
-            [torch.full_like(end, torch.nan) for end in ends],
             allow_unused=True,
         )
     last: _Seen | None = None

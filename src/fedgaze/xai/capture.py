@@ -100,9 +100,9 @@ class Captured:
             product = None
             # Where the way to the score is linear, the gradient is a constant without a graph.
             if gradient.requires_grad:
-                product = torch.autograd.grad(
-                    gradient, held, held.detach(), retain_graph=True, allow_unused=True
-                )[0]
+                with torch.enable_grad():
+                    along = (gradient * held.detach()).sum()
+                product = torch.autograd.grad(along, held, retain_graph=True, allow_unused=True)[0]
             gradients[name] = gradient.detach()
             products[name] = torch.zeros_like(held) if product is None else product.detach()
         return gradients, products
