@@ -24,6 +24,9 @@ Make = Callable[[Tensor, Tensor], Tensor]
 """``(n (m,), v (m,)) -> (m, ...)``: variant ``v`` of image ``n``, for m pairs at once."""
 
 DEFAULT_MEMORY = 512 * 2**20
+# On a CPU more variants at once are no faster, and its libraries take as much again uncounted.
+_CPU_MEMORY = 128 * 2**20
+_SEVERAL = 16
 
 _COSTS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...] | None, int]] = WeakKeyDictionary()
 
@@ -35,7 +38,11 @@ class Budget(NamedTuple):
     memory: int | None = None
 
     def chunks(
-        self, model: nn.Module, key: tuple[Any, ...] | None, one: Callable[[], object]
+        self,
+        model: nn.Module,
+        key: tuple[Any, ...] | None,
+        one: Callable[[], object],
+        several: Callable[[], object] | None = None,
     ) -> Chunks:
         """Find out how many variants go into one pass.
 
@@ -44,13 +51,18 @@ class Budget(NamedTuple):
             key: What is run; the bytes that one variant takes are remembered for it. None where
                 they are not to be.
             one: Runs one variant.
+            several: Runs 16 variants, which share much of what one takes. It is called where they
+                fit.
         """
         if self.batch_size is not None:
             return Chunks(self.batch_size)
+        memory = self.memory or DEFAULT_MEMORY
         costs = {} if key is None else _COSTS.setdefault(model, {})
         if key not in costs:
             costs[key] = max(1, peak_bytes(one))
-        return Chunks(max(1, (self.memory or DEFAULT_MEMORY) // costs[key]))
+            if several is not None and costs[key] * _SEVERAL <= memory:
+                costs[key] = max(1, peak_bytes(several) // _SEVERAL)
+        return Chunks(max(1, memory // costs[key]))
 
 
 class MapPair(NamedTuple):
@@ -405,7 +417,7 @@ class Runner:
         one_image: bool = False,
     ) -> Tensor:
         """Scores ``(N, S, count)`` of all variants, a chunk at a time."""
-        chunks = self._chunks(key, run)
+        chunks = self._chunks(key, run, one_image=one_image, on_cpu=_CPU_MEMORY)
         total = len(self) * count
         step = count if one_image else total
         parts: list[Tensor] = []
@@ -418,11 +430,27 @@ class Runner:
         scores: Tensor = torch.cat(parts).unflatten(0, (len(self), count))
         return scores.movedim(1, 2)
 
-    def _chunks(self, key: tuple[Any, ...], run: Callable[[Tensor, Tensor], object]) -> Chunks:
-        first = torch.zeros(1, dtype=torch.long, device=self.images.device)
+    def _chunks(
+        self,
+        key: tuple[Any, ...],
+        run: Callable[[Tensor, Tensor], object],
+        *,
+        one_image: bool = False,
+        on_cpu: int = DEFAULT_MEMORY,
+    ) -> Chunks:
+        budget, device = self._budget, self.images.device
+        if budget.memory is None and device.type == "cpu":
+            budget = budget._replace(memory=on_cpu)
+        first = torch.zeros(1, dtype=torch.long, device=device)
+        many = first.expand(_SEVERAL)
         # Each score has a gradient of its own.
         what = (tuple(self.images.shape[1:]), self.images.dtype, self.clean.shape[1])
-        return self._budget.chunks(self.model, (*key, *what), lambda: run(first, first))
+        return budget.chunks(
+            self.model,
+            (*key, *what),
+            lambda: run(first, first),
+            (lambda: run(many, many)) if one_image else None,
+        )
 
     def _items(self, start: int, stop: int, count: int) -> tuple[Tensor, Tensor]:
         items = torch.arange(start, stop, device=self.images.device)
