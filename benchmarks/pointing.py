@@ -7,13 +7,12 @@ al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, without thei
 pixels). Photographs are prepared as for these weights: the shorter side to 256, and of that the
 middle 224 × 224. The baseline is its middle.
 
-pytorch-grad-cam is asked for the same classes on the same layer, with its defaults.
+pytorch-grad-cam is asked for the same classes on the same layer, with its defaults. Methods that
+run the model once a channel take the first photographs of each set only; those that run it dozens
+of times a channel, 32 of the channels.
 """
 
-import argparse
 import json
-import os
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,10 +23,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from common import DATA, Report, begin, parser, tell
 from fedgaze.models import IMAGENET
 from fedgaze.xai import explain, find_method, list_methods
 
-DATA = Path(os.environ.get("FEDGAZE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SIDE = 224
 KANGAROO = 104
 # Those that both have: by our name, the peer's class.
@@ -46,6 +45,13 @@ PEERS = {
     "fullgrad": "FullGrad",
     "scorecam": "ScoreCAM",
     "ablationcam": "AblationCAM",
+}
+# What runs the model once a channel: on so many photographs of each set, and one layer.
+RERUNS = 16
+OPTIONS: dict[str, dict[str, int]] = {
+    "sscam": {"channels": 32, "samples": 8},
+    "iscam": {"channels": 32},
+    "rise": {"masks": 500},
 }
 Box = tuple[float, float, float, float]
 
@@ -143,7 +149,8 @@ def ours(model: nn.Module, layer: str, method: str) -> Callable[[list[Photograph
     def run(photographs: list[Photograph]) -> Tensor:
         images = torch.stack([each.pixels for each in photographs])
         labels = [each.label for each in photographs]
-        return explain(model, images, method, labels, layers).heatmaps
+        options = OPTIONS.get(method, {})
+        return explain(model, images, method, labels, layers, **options).heatmaps
 
     return run
 
@@ -167,39 +174,51 @@ def peers(model: nn.Module, layer: str, method: str) -> Callable[[list[Photograp
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Does the map's maximum lie on the object?")
-    parser.add_argument("--layers", nargs="+", default=["features", "classifier.1"])
-    parser.add_argument("--methods", nargs="+", help="by default all")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parser(__doc__)
+    arguments.add_argument("--layers", nargs="+", default=["features", "classifier.1"])
+    arguments.add_argument("--methods", nargs="+", help="by default all but those of attention")
+    options = arguments.parse_args()
+    begin(options)
     warnings.filterwarnings("ignore")
     model = squeezenet()
-    sets = {"kangaroo": known_to(model, kangaroos()), "coco": known_to(model, coco())}
+    sets = {"kangaroo": known_to(model, kangaroos()), "COCO": known_to(model, coco())}
+    if options.quick:
+        sets = {name: photographs[:4] for name, photographs in sets.items()}
+    report = Report(
+        "Does the maximum lie on the object? (`benchmarks/pointing.py`)",
+        " ".join((__doc__ or "").split("\n\n", 1)[1].split()),
+        ("method", "layer", *(text for name in sets for text in (name, "pytorch-grad-cam"))),
+    )
     middle = torch.zeros(SIDE, SIDE)
     middle[SIDE // 2, SIDE // 2] = 1
-    row = "{:<22}{:<14}" + "{:>14}{:>20}" * len(sets) + "{:>8}"
-    heads = [text for name in sets for text in (name, "pytorch-grad-cam")]
-    print(row.format("method", "layer", *heads, "s"))
-    counts = {name: hits(middle.expand(len(each), -1, -1), each) for name, each in sets.items()}
-    cells = [t for n, c in counts.items() for t in (f"{c}/{len(sets[n])}", "")]
-    print(row.format("(the middle)", "", *cells, ""))
-    methods = arguments.methods or [
-        each.name for each in list_methods() if each.kind != "attention"
-    ]
-    for method in methods:
-        for layer in arguments.layers if find_method(method).layers else [""]:
-            cells, start = [], time.perf_counter()
-            for photographs in sets.values():
-                cells.append(f"{hits(ours(model, layer, method)(photographs), photographs)}")
-                cells.append("")
-            taken = time.perf_counter() - start
-            if method in PEERS:
-                at = layer or arguments.layers[0]
-                for index, photographs in enumerate(sets.values()):
-                    found = hits(peers(model, at, method)(photographs), photographs)
-                    cells[2 * index + 1] = f"{found}"
-            print(row.format(method, layer, *cells, f"{taken:.0f}"), flush=True)
+    found = {name: hits(middle.expand(len(each), -1, -1), each) for name, each in sets.items()}
+    report.row(
+        "the middle", "", *(t for n, c in found.items() for t in (f"{c}/{len(sets[n])}", ""))
+    )
+    names = [each.name for each in list_methods() if each.kind != "attention"]
+    for method in options.methods or names:
+        reruns = find_method(method).many and find_method(method).layers
+        layers = options.layers if find_method(method).layers else [""]
+        for layer in layers[:1] if reruns else layers:
+            some = {n: each[: RERUNS if reruns else None] for n, each in sets.items()}
+            row(report, model, method, layer, some)
+    tell(report, options)
+
+
+def row(
+    report: Report, model: nn.Module, method: str, layer: str, sets: dict[str, list[Photograph]]
+) -> None:
+    """Judge a method at a layer, beside the peer where that has it."""
+    cells: list[str] = []
+    for name, photographs in sets.items():
+        found = hits(ours(model, layer, method)(photographs), photographs)
+        cells += [f"{found}/{len(photographs)}", ""]
+        if method in PEERS:
+            theirs = hits(peers(model, layer or "features", method)(photographs), photographs)
+            cells[-1] = f"{theirs}/{len(photographs)}"
+            where = f"{method}, {layer or 'input'}, {name}"
+            report.check(f"hits fewer than pytorch-grad-cam: {where}", theirs - found, at_most=1)
+    report.row(method, layer, *cells)
 
 
 if __name__ == "__main__":
