@@ -118,7 +118,7 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
     _check_choice("interpolation", interpolation, INTERPOLATIONS)
     _check_choice("precision", precision, PRECISIONS)
     smoothings = _read_smoothing(smoothing, found)
-    budget = _read_budget(batch_size, memory)
+    budget = _read_budget(batch_size, memory, found)
     model = unwrap(model)
     named = named_layers(model)
     check_model(model, named, found)
@@ -269,10 +269,13 @@ def _read_smoothing(smoothing: str | Sequence[str], method: Method) -> tuple[str
     return wanted
 
 
-def _read_budget(batch_size: int | None, memory: int | str | None) -> Budget:
+def _read_budget(batch_size: int | None, memory: int | str | None, method: Method) -> Budget:
     if batch_size is not None and batch_size < 1:
         raise FedgazeError(f"batch_size is {batch_size}; allowed is 1 and more")
-    return Budget(batch_size, None if memory is None else read_bytes(memory))
+    if memory is None:
+        return Budget(batch_size)
+    # Half for what is kept of the images, half for the variants of them that run meanwhile.
+    return Budget(batch_size, max(1, read_bytes(memory) // (2 if method.kind == "run" else 1)))
 
 
 def _check_differentiable(method: Method, precision: str) -> None:
