@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-__all__ = ["frozen", "running", "twice_differentiable"]
+__all__ = ["frozen", "is_compiled", "lock_of", "running", "twice_differentiable"]
 
 Hook = Callable[[nn.Module, Any, Any], Any]
 
@@ -52,7 +52,7 @@ def running(
         return fire
 
     with ExitStack() as stack:
-        stack.enter_context(_lock_of(model))
+        stack.enter_context(lock_of(model))
         modules = list(model.modules())
         # Nothing that is made in inference mode can have gradients later.
         stack.enter_context(torch.inference_mode(mode=False))
@@ -149,7 +149,8 @@ def twice_differentiable(wanted: bool) -> Iterator[None]:
         yield
 
 
-def _lock_of(model: nn.Module) -> threading.RLock:
+def lock_of(model: nn.Module) -> threading.RLock:
+    """The lock that is held while a model is explained."""
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(model, threading.RLock())
 
@@ -174,14 +175,15 @@ def _uncompiled(modules: Iterable[nn.Module]) -> Iterator[None]:
     The stance belongs to the whole process, hence the lock, and the module that sets it takes
     seconds to import, hence the search for a part that needs it.
     """
-    if any(_is_compiled(module) for module in modules):
+    if any(is_compiled(module) for module in modules):
         with _STANCE_LOCK, torch.compiler.set_stance("force_eager"):
             yield
     else:
         yield
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is one that ``torch.compile`` made, or was compiled in place."""
     in_place = getattr(module, "_compiled_call_impl", None) is not None
     return in_place or type(module).__name__ == "OptimizedModule"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["CONVOLUTIONS", "can_fuse", "fuse", "is_norm"]
+__all__ = ["CONVOLUTIONS", "can_fuse", "fuse", "is_norm", "without_biases"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -59,6 +59,11 @@ def fuse(model: nn.Module, pairs: Mapping[str, str]) -> None:
             for key, child in parent._modules.items():  # noqa: SLF001
                 if child is norm:
                     parent._modules[key] = left  # noqa: SLF001
+
+
+def without_biases(model: nn.Module, pairs: Mapping[str, str]) -> dict[str, str]:
+    """The pairs of which only the BatchNorm has a bias, so that fused they still have one each."""
+    return {name: norm for name, norm in pairs.items() if model.get_submodule(name).bias is None}
 
 
 def _fold(convolution: Any, norm: Any) -> None:

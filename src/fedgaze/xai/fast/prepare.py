@@ -1,18 +1,21 @@
 """Prepare: choose what runs in the place of a model, and remember it."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from fedgaze.xai.fast.copying import Precision, layout_of, make_copy
+from fedgaze.xai.fast.fuse import without_biases
+from fedgaze.xai.fast.gain import Effort, goes_far_back, no_bf16, no_bf16_on, no_fast
 from fedgaze.xai.fast.stamp import Stamp, tensors_of
 from fedgaze.xai.fast.watch import Watch, watch
 from fedgaze.xai.inputs import Inputs
-from fedgaze.xai.running import _is_compiled, _lock_of
+from fedgaze.xai.registry import Method
+from fedgaze.xai.running import is_compiled, lock_of
 
 __all__ = ["Prepared", "prepare"]
 
@@ -45,6 +48,7 @@ def prepare(
     images: Tensor | Inputs,
     layers: Collection[str],
     precision: Literal["fast", "bf16"],
+    method: Method | None = None,
 ) -> Prepared:
     """Give a faster copy of a model for explaining layers of it.
 
@@ -52,16 +56,18 @@ def prepare(
     memory. At the last layers maps are those of the model to 1e-5. Where ReLUs or maxima follow the
     layer, float32 itself leaves up to a hundredth open in a few images (a number that is zero but
     for rounding switches a gradient on or off), and the copy is about as far from float64 as the
-    model is.
+    model is. For FullGrad, which adds up absolute values of biases, convolutions that have a bias
+    of their own are not fused.
 
     ``"bf16"``: this copy in bfloat16 where that is faster and sound; else ``"fast"``. Rounding
     moves activations by 2^-9 and so switches the gradients of the ReLUs that follow. It is
     therefore for layers that return nothing negative and that at most one layer with weights
-    follows, as the last stages of ResNet, MobileNetV2 and SqueezeNet. There the maps of predicted
-    classes keep their order: over 60 photographs the median Spearman correlation with float32 was
-    at least 0.998, the worst 0.994. Those of classes for which an image hardly speaks need not (in
-    MobileNetV2 0.99 and 0.81). The first convolution and a Linear at the end stay in float32. On
-    CPUs it needs AMX: with AVX512-BF16 alone bfloat16 was slower than ``"fast"``.
+    follows, as the last stages of ResNet, MobileNetV2 and SqueezeNet, and not for methods that go
+    back to the image. There the maps of predicted classes keep their order: over 60 photographs the
+    median Spearman correlation with float32 was at least 0.998, the worst 0.994. Those of classes
+    for which an image hardly speaks need not (in MobileNetV2 0.99 and 0.81). The first convolution
+    and a Linear at the end stay in float32. On CPUs it needs AMX, or AVX512-BF16, with which it
+    gains less: 0.05 to 0.2 of the time of ``"fast"``.
 
     Making the copy costs three or four passes of one image: the model is watched, and the copy has
     to give the same at the layers and at the end. It is remembered, at most two for a model, until
@@ -73,6 +79,7 @@ def prepare(
         images: ``(N, C, *size)`` on the model's device and of its dtype; or all its arguments.
         layers: Names of the layers that are explained; none where the input is.
         precision: ``"fast"`` or ``"bf16"``.
+        method: For which method, if that is known.
 
     Returns:
         The copy; or the next slower one with the reason, at last the model itself.
@@ -85,21 +92,43 @@ def prepare(
     'the model is float64, not float32'
     """
     inputs = images if isinstance(images, Inputs) else Inputs(images, 0, {})
+    wish = _Wish(inputs, layers, precision, method)
     # Nobody else explains the model meanwhile: hooks that are found are its owner's.
-    with _lock_of(model), torch.inference_mode(mode=False), torch.no_grad():
+    with lock_of(model), torch.inference_mode(mode=False), torch.no_grad():
         modules = list(model.modules())
         tensors = tensors_of(modules)
         known = _KNOWN.get(model)
         if known is not None and not known.stamp.holds_for(modules, tensors):
             known = None
             del _KNOWN[model]  # before another copy needs the memory
-        reason = _obstacle(modules) or (_unfit(tensors) if known is None else None)
+        reason = _obstacle(modules, inputs.images.device)
+        reason = reason or (_unfit(tensors) if known is None else None)
         if reason is not None:
             return Prepared(model, "full", reason)
         if known is None:
             known = _KNOWN[model] = _Known(Stamp(modules, tensors))
-        choice = _chosen(known, model, inputs, layers, precision)
+        choice = _choice(known, model, wish)
     return Prepared(choice.copy or model, choice.precision, choice.reason)
+
+
+@dataclass(frozen=True, eq=False)
+class _Wish:
+    """What is asked of a model."""
+
+    inputs: Inputs
+    layers: Collection[str]
+    precision: Precision
+    method: Method | None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What a choice depends on."""
+        return self.precision, frozenset(self.layers), self.biases, goes_far_back(self.method)
+
+    @property
+    def biases(self) -> bool:
+        """Whether the method tells biases apart."""
+        return self.method is not None and self.method.biases
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,15 +145,18 @@ class _Known:
     """What is remembered of a model for as long as its stamp holds."""
 
     stamp: Stamp
-    choices: dict[tuple[str, frozenset[str]], _Choice] = field(default_factory=dict)
+    effort: Effort | None = None
+    choices: dict[tuple[Any, ...], _Choice] = field(default_factory=dict)
     copies: dict[tuple[str, frozenset[str]], nn.Module] = field(default_factory=dict)
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 
 
-def _obstacle(modules: list[nn.Module]) -> str | None:
+def _obstacle(modules: list[nn.Module], device: torch.device) -> str | None:
     """What may come at any time, and is looked for each time."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return "autocast chooses the precision"
     for module in modules:
         hooks = (
             module._forward_hooks  # noqa: SLF001
@@ -134,7 +166,7 @@ def _obstacle(modules: list[nn.Module]) -> str | None:
         )
         if hooks:
             return f"{type(module).__name__} has hooks, which a copy would call in its own way"
-        if _is_compiled(module) or isinstance(module, torch.jit.ScriptModule):
+        if is_compiled(module) or isinstance(module, torch.jit.ScriptModule):
             return f"{type(module).__name__} is compiled"
     return None
 
@@ -150,65 +182,56 @@ def _unfit(tensors: list[Tensor]) -> str | None:
     return None
 
 
-def _chosen(
-    known: _Known, model: nn.Module, inputs: Inputs, layers: Collection[str], precision: Precision
-) -> _Choice:
-    key = (precision, frozenset(layers))
-    if key in known.choices:
-        return known.choices[key]
-    seen = watch(model, inputs, layers)
-    if not all(bool(each.isfinite().all()) for each in seen.outputs):
-        # Nothing can be compared. The next image may be a better one.
-        return _Choice(None, "full", "the model returns no finite numbers for the first image")
-    device = inputs.images.device
+def _choice(known: _Known, model: nn.Module, wish: _Wish) -> _Choice:
+    """What serves these images: of what is remembered, or made now."""
+    images, method = wish.inputs.images, wish.method
+    seen = None
+    if known.effort is None:
+        seen = watch(model, wish.inputs, wish.layers)
+        known.effort = Effort.of(seen, images)
+    reasons: list[str] = []
+    if wish.precision == "bf16":
+        reason = no_bf16_on(images.device) or known.effort.too_small_for_bf16(images, method)
+        if reason is not None:
+            reasons.append(reason)
+            wish = replace(wish, precision="fast")
+    reason = known.effort.too_small_for_fast(images)
+    if reason is not None:
+        return _Choice(None, "full", "; ".join([*reasons, reason]))
+    found = known.choices.get(wish.key)
+    if found is None:
+        seen = seen or watch(model, wish.inputs, wish.layers)
+        if not all(bool(each.isfinite().all()) for each in seen.outputs):
+            # Nothing can be compared. The next image may be a better one.
+            return _Choice(None, "full", "the model returns no finite numbers for the first image")
+        if wish.biases:
+            seen.pairs = without_biases(model, seen.pairs)
+        found = _made(known, model, wish, seen)
+        modules = list(model.modules())
+        if not known.stamp.holds_for(modules, tensors_of(modules)):
+            _KNOWN.pop(model, None)
+            return _Choice(None, "full", "the model changed while it was copied")
+        known.choices[wish.key] = found
+    reasons += [] if found.reason is None else [found.reason]
+    return replace(found, reason="; ".join(reasons) or None)
+
+
+def _made(known: _Known, model: nn.Module, wish: _Wish, seen: Watch) -> _Choice:
     reasons: list[str] = []
     made: nn.Module | str
-    if precision == "bf16":
-        made = _no_bf16(device, seen, layers) or _copied(known, model, inputs, seen, "bf16")
+    if wish.precision == "bf16":
+        made = no_bf16(seen, wish.layers, wish.method) or _copied(known, model, wish, seen, "bf16")
         if isinstance(made, nn.Module):
-            return known.choices.setdefault(key, _Choice(made, "bf16"))
+            return _Choice(made, "bf16")
         reasons.append(made)
-    made = _no_gain(device, seen) or _copied(known, model, inputs, seen, "fast")
+    made = no_fast(wish.inputs.images.device, seen) or _copied(known, model, wish, seen, "fast")
     if isinstance(made, nn.Module):
-        choice = _Choice(made, "fast", "; ".join(reasons) or None)
-    else:
-        choice = _Choice(None, "full", "; ".join([*reasons, made]))
-    return known.choices.setdefault(key, choice)
-
-
-def _no_gain(device: torch.device, seen: Watch) -> str | None:
-    if seen.pairs or (device.type == "cpu" and seen.reordered):
-        return None
-    return "there is no BatchNorm to fuse and no convolution that gains from channels last"
-
-
-def _no_bf16(device: torch.device, seen: Watch, layers: Collection[str]) -> str | None:
-    """Why bfloat16 would not gain, or would distort."""
-    reason = _no_bf16_on(device)
-    if reason is not None:
-        return reason
-    if not layers or seen.stem is None:
-        return "bfloat16 is for layers of convolutional networks"
-    for name in layers:
-        if (after := len(seen.weighing.get(name, ()))) > 1:
-            return f"bfloat16 would distort {name!r}, which {after} layers with weights follow"
-        if name not in seen.kept or bool((seen.kept[name] < 0).any()):
-            return f"bfloat16 would distort {name!r}, which returns negative numbers"
-    return None
-
-
-def _no_bf16_on(device: torch.device) -> str | None:
-    if device.type == "cpu":
-        amx = torch.cpu._is_amx_tile_supported()  # noqa: SLF001
-        return None if amx else "bfloat16 gains nothing on a processor without AMX"
-    if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-        return None if able else "this GPU has no bfloat16"
-    return f"bfloat16 was not tried on {device.type}"
+        return _Choice(made, "fast", "; ".join(reasons) or None)
+    return _Choice(None, "full", "; ".join([*reasons, made]))
 
 
 def _copied(
-    known: _Known, model: nn.Module, inputs: Inputs, seen: Watch, precision: Precision
+    known: _Known, model: nn.Module, wish: _Wish, seen: Watch, precision: Precision
 ) -> nn.Module | str:
     """A copy, that of an earlier choice if it serves; or why there is none."""
     recipe = (precision, frozenset(seen.pairs))
@@ -218,7 +241,7 @@ def _copied(
         known.copies.clear()
         known.choices.clear()
     try:
-        made = make_copy(model, inputs, seen, precision)
+        made = make_copy(model, wish.inputs, seen, precision)
     except Exception as error:  # noqa: BLE001 - whatever a copy cannot do, the model may
         said = str(error).strip().split("\n")[0]
         return f"a copy does not work ({type(error).__name__}: {said})"

@@ -27,6 +27,9 @@ class Watch:
         stem: The first convolution that ran; None if none did.
         weighing: By target layer, the modules with weight matrices that ended after it.
         reordered: Whether a convolution after the stem read a feature map channels first.
+        products: How many products each convolution added up.
+        spread: How many of these in convolutions that see more than one position, and all channels.
+        weights: How many weights they read.
     """
 
     def __init__(self, layers: Collection[str]) -> None:
@@ -37,11 +40,19 @@ class Watch:
         self.stem: str | None = None
         self.weighing: dict[str, list[str]] = {}
         self.reordered = False
+        self.products: list[int] = []
+        self.spread = 0
+        self.weights = 0
         self._layers = layers
         self._last: tuple[str, nn.Module, Tensor, int] | None = None
 
-    def hook(self, names: Collection[str]) -> Callable[[nn.Module, Any, Any], None]:
-        """A forward hook for the module of these names."""
+    def hook(self, names: Collection[str], *, alone: bool) -> Callable[[nn.Module, Any, Any], None]:
+        """A forward hook for the module of these names.
+
+        Args:
+            names: Of the module.
+            alone: Whether the module may be one of a pair, and not a part of one that may.
+        """
         name = next(iter(names))
         targets = [each for each in names if each in self._layers]
 
@@ -49,8 +60,8 @@ class Watch:
             self.calls[name] += 1
             first = inputs[0] if inputs else None
             if isinstance(module, CONVOLUTIONS):
-                self._see_convolution(name, first)
-            if next(module.children(), None) is None or is_norm(module):
+                self._see_convolution(name, module, first, output)
+            if alone and (next(module.children(), None) is None or is_norm(module)):
                 self._see_pair(name, module, first, output)
             if any(p is not None and p.dim() > 1 for p in module._parameters.values()):  # noqa: SLF001
                 for after in self.weighing.values():
@@ -80,7 +91,12 @@ class Watch:
             )
         }
 
-    def _see_convolution(self, name: str, read: Any) -> None:
+    def _see_convolution(self, name: str, module: Any, read: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self.products.append(output.numel() * module.weight[0].numel())
+            self.weights += module.weight.numel()
+            if module.groups == 1 and max(module.kernel_size) > 1:
+                self.spread += self.products[-1]
         if self.stem is None:
             self.stem = name
         elif isinstance(read, Tensor) and read.dim() == 4:
@@ -110,7 +126,11 @@ def watch(model: nn.Module, inputs: Inputs, layers: Collection[str]) -> Watch:
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
     seen = Watch(layers)
-    hooks = [(module, seen.hook(known)) for module, known in names.items()]
+    # timm's BatchNorms have an activation within, which ends before they do.
+    within = {part for module in names if is_norm(module) for part in module.children()}
+    hooks = [
+        (module, seen.hook(known, alone=module not in within)) for module, known in names.items()
+    ]
     args, kwargs = inputs.take(0, 1).call()
     with running(model, hooks) as forward, torch.no_grad():
         seen.end(forward(*args, **kwargs))
