@@ -144,7 +144,19 @@ def page(found: Sequence[Found], cases: Sequence[Case]) -> str:
         "signed map is divided by its largest absolute value first:"
     )
     others = table(("method", "library", "random weights", "real weights", "why"), peers)
-    return "\n\n".join((told, table(columns, rows), elsewhere, others))
+    return "\n\n".join(
+        (told, table(columns, rows), elsewhere, others, "### Options and cost", options())
+    )
+
+
+def options() -> str:
+    """What each method can be told, and what it costs, as the methods themselves say."""
+    rows = []
+    for method in list_methods():
+        told = ", ".join(f"`{name}={value!r}`" for name, value in method.options.items())
+        yes = ["yes" if each else "" for each in (method.layers, method.differentiable)]
+        rows.append([f"`{method.name}`", told, *yes, method.cost])
+    return table(("method", "options", "of a layer", "can be trained with", "cost"), rows)
 
 
 def write(file: Path, block: str) -> None:
