@@ -135,7 +135,7 @@ ORACLES: dict[str, tuple[Oracle, ...]] = {
             differs="explains the logit, which often has no curvature, unless told",
         ),
     ),
-    "smooth_gradcam++": (loop(layer.smooth_grad_cam_plus_plus, LAYERS, samples=4),),
+    "smooth_gradcam++": (loop(layer.smooth_grad_cam_plus_plus, (*FEW, "ViT"), samples=4),),
     "random": (
         Oracle(
             "quantiles",
@@ -146,13 +146,13 @@ ORACLES: dict[str, tuple[Oracle, ...]] = {
         ),
     ),
     "scorecam": (
-        loop(runs.score_cam, RECTIFIED),
+        loop(runs.score_cam, FEW),
         grad_cam_peer(
-            "ScoreCAM", RECTIFIED, differs="enlarges with aligned corners; flat channels take part"
+            "ScoreCAM", FEW, differs="enlarges with aligned corners; flat channels take part"
         ),
         torchcam_peer(
             "ScoreCAM",
-            RECTIFIED,
+            FEW,
             differs="scales channels before it enlarges them; flat channels take part",
         ),
     ),
@@ -168,23 +168,23 @@ ORACLES: dict[str, tuple[Oracle, ...]] = {
         ),
     ),
     "ablationcam": (
-        loop(runs.ablation_cam, RECTIFIED),
-        grad_cam_peer("AblationCAM", RECTIFIED),
+        loop(runs.ablation_cam, FEW),
+        grad_cam_peer("AblationCAM", FEW),
     ),
-    "groupcam": (loop(runs.group_cam, RECTIFIED),),
-    "rise": (loop(runs.rise, CONVOLUTIONS, masks=40),),
+    "groupcam": (loop(runs.group_cam, FEW),),
+    "rise": (loop(runs.rise, FEW, masks=40),),
     "occlusion": (Oracle("captum", libraries.captum_occlusion, FEW),),
     "saliency": (captum_peer("Saliency", LAYERS, abs=False),),
     "input_x_gradient": (captum_peer("InputXGradient", LAYERS),),
-    "integrated_gradients": (captum_peer("IntegratedGradients"),),
+    "integrated_gradients": (captum_peer("IntegratedGradients", FEW),),
     "smoothgrad": (loop(inputs.smooth_grad, LAYERS, samples=4),),
     "vargrad": (loop(inputs.var_grad, LAYERS, samples=4),),
     "fullgrad": (
-        loop(inputs.full_grad, CONVOLUTIONS),
+        loop(inputs.full_grad, FEW),
         Oracle(
             "pytorch-grad-cam",
             libraries.pytorch_grad_cam_full,
-            CONVOLUTIONS,
+            FEW,
             differs="scales by the maximum plus 1e-7, and the input's channels together",
         ),
     ),
