@@ -94,7 +94,9 @@ def page(head: str, reports: dict[str, Report | None], *, quick: bool) -> str:
             parts.append(f"## {script}\n\n`benchmarks/{script}.py` failed.")
             continue
         title, _, rest = markdown(report).partition("\n\n")
-        parts.append(f"{title} (`benchmarks/{script}.py`)\n\n{rest.strip()}")
+        if f"{script}.py" not in title:
+            title += f" (`benchmarks/{script}.py`)"
+        parts.append(f"{title}\n\n{rest.strip()}")
     return "\n\n".join(parts) + "\n"
 
 

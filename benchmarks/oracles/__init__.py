@@ -13,7 +13,8 @@ __all__ = ["EQUATIONS", "ORACLES", "Case", "Oracle"]
 LAYERS = ("ResNet-18", "ViT", "SqueezeNet 1.1", "MobileNetV2", "ResNet-20", "ViT-tiny")
 CONVOLUTIONS = ("ResNet-18", "SqueezeNet 1.1", "MobileNetV2", "ResNet-20")
 HEADS = ("ResNet-18", "MobileNetV2", "ResNet-20")
-FEW = ("ResNet-18", "ResNet-20")
+# For methods that run a model hundreds of times.
+FEW = ("ResNet-18, 64 px", "ResNet-20")
 TOKENS = ("ViT", "ViT-tiny")
 RECTIFIED = ("ResNet-18", "SqueezeNet 1.1", "ResNet-20")
 LOOP = "float64 loop"

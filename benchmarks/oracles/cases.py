@@ -144,6 +144,7 @@ def random_cases() -> list[Case]:
             grid=(4, 4),
         ),
         Case("ResNet-18, first layer", False, resnet, "conv1", images),
+        Case("ResNet-18, 64 px", False, resnet, "layer2", images[:1, :, :64, :64]),
     ]
 
 
