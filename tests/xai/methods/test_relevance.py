@@ -202,7 +202,7 @@ def test_what_cannot_be_done_is_said_before_or_while_the_model_runs(make_cnn: An
         for options, message in (
             ({"composite": "plus"}, "composite is 'plus'; allowed are epsilon"),
             ({"composite": "epsilon_gamma_box"}, "needs low and high"),
-            ({"first": "box", "low": 0.0, "high": 0.5}, "pixels reach from 0.* to 0.9.*; allowed"),
+            ({"first": "box", "low": 0.0, "high": 0.5}, "values from 0.* to 0.9.*; allowed"),
             ({"first": "box", "low": [0.0, 0.0, 0.0], "high": 0.0}, "allowed is a low below high"),
         ):
             with pytest.raises(FedgazeError, match=message):
@@ -305,7 +305,9 @@ def test_transformers_are_refused_in_a_sentence() -> None:
     with pytest.raises(FedgazeError, match=r"'multi_head_attention_forward'; .* gradient_rollout"):
         explain(vit, images, "lrp")
     for name in ("guided_backprop", "deconvnet"):
-        with pytest.raises(FedgazeError, match="changes ReLUs, .* of the model are: gelu; allowed"):
+        with pytest.raises(
+            FedgazeError, match=r"changes ReLUs, .* of the model are: gelu; allowed"
+        ):
             explain(vit, images, name)
 
 

@@ -225,17 +225,43 @@ def test_the_convolution_itself_may_be_used_beside_its_norm(back: Back) -> None:
     assert torch.allclose(found, twice, rtol=1e-4, atol=1e-6)
 
 
-def test_a_norm_that_stands_alone_and_one_after_an_activation_pass_relevance_on(
-    back: Back,
-) -> None:
+def test_a_norm_that_stands_alone_is_a_layer_whose_shift_keeps_its_share(back: Back) -> None:
+    # y = (x - 0.1) 2 / 2 + 1 = x + 0.9, so that 0.3 gets a quarter of what 1.2 had, and 0 nothing.
+    norm, fc = norm_of(2.0, 1.0, 0.1, 4.0), nn.Linear(2, 1, bias=False)
+    fc.weight.data = torch.tensor([[1.0, 1.0]])
+    x = torch.tensor([0.3, -5.0]).view(1, 1, 1, 2)
+    found = back(
+        lambda t: fc(norm((1.0 * F.conv2d(t, torch.ones(1, 1, 1, 1))).relu()).flatten(1)),
+        x,
+        lambda: lrp_rules("epsilon"),
+    )
+    assert found.flatten().tolist() == pytest.approx([0.25 * 1.2 / 2.1, 0], rel=1e-5)
+
+
+def test_other_norms_and_those_before_the_first_layer_pass_relevance_on(back: Back) -> None:
     fc = nn.Linear(4, 1, bias=False)
     x = torch.rand(1, 1, 2, 2)
     for norm in (norm_of(2.0, 1.0, 0.1, 4.0), nn.LayerNorm([1, 2, 2]), nn.GroupNorm(1, 1)):
-        found = back(lambda t, n=norm: fc(n(t.relu()).flatten(1)), x, lambda: lrp_rules("epsilon"))
+        found = back(lambda t, n=norm: fc(n(t).flatten(1)), x, lambda: lrp_rules("epsilon"))
         with torch.no_grad():
             inner = norm(x)
         expected = back(lambda t: fc(t.flatten(1)), inner, lambda: lrp_rules("epsilon"))
         assert torch.allclose(found, expected, rtol=1e-5)
+
+
+def test_pixels_outside_the_box_are_refused_where_the_first_layer_gets_them(back: Back) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    images = torch.rand(2, 3, 6, 6)
+
+    def rules() -> Any:
+        return lrp_rules("epsilon_gamma_box", low=[0.0] * 3, high=1.0)
+
+    expected = back(model, images, rules)
+    assert torch.allclose(back(lambda x: model((x + 1) - 1), images, rules), expected, atol=1e-6)
+    with pytest.raises(FedgazeError, match=r"first layer gets values from 0\..* to 2\..*; allowed"):
+        back(lambda x: model(3 * x), images, rules)
+    with pytest.raises(FedgazeError, match="low is 1 and high is 0; allowed is a low below high"):
+        back(model, images, lambda: lrp_rules(first="box", low=1, high=0))
 
 
 def test_sums_are_shared_by_contribution(back: Back) -> None:

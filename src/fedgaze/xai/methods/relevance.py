@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedgaze.errors import FedgazeError
 from fedgaze.xai.methods.cam import grad_cam_weights, weighted, wide
-from fedgaze.xai.rules import Bound, deconvnet, guided, lrp_rules, read_bound
+from fedgaze.xai.rules import Bound, deconvnet, guided, lrp_rules
 from fedgaze.xai.runner import Runner
 
 __all__ = ["deconvnet_maps", "guided_backprop", "guided_grad_cam", "lrp"]
@@ -120,7 +119,9 @@ def lrp(
     - A BatchNorm right behind a layer is one linear map with it, found as the model runs, and the
       rule is that map's. zennit needs a canonizer that knows the architecture; its own merges what
       is written in sequence (in DenseNet also what is not), and keeps the BatchNorm's small
-      constant, which costs 5e-6 a layer. A BatchNorm that stands alone passes relevance on.
+      constant, which costs 5e-6 a layer. One that stands alone, as those before the convolutions
+      of a DenseNet, gets the epsilon rule, and its shift keeps a share as any bias does; zennit
+      passes relevance on, so that zeros get some, which what made them cannot share.
     - Activations pass relevance on, smooth ones as well, and so do factors that do not depend on
       the image, dropout, and (Achtibat et al., "AttnLRP", ICML 2024) layer and group
       normalisation. Max pooling gives it to the maximum. What the model does to pixels
@@ -143,8 +144,8 @@ def lrp(
         gamma: Of the gamma rule, 0 or more: how much positive weights are favoured.
         first: ``"flat"``, ``"w_square"`` or ``"box"`` for the first layer, instead of the
             composite's rule.
-        low: The least value that pixels can have as the model gets them, for z^B: a number, one a
-            channel, or a tensor that goes with the images.
+        low: The least value that pixels can have as the first layer gets them, for z^B: a number,
+            one a channel, or a tensor that goes with the images.
         high: The greatest.
 
     Returns:
@@ -159,7 +160,6 @@ def lrp(
         return lrp_rules(composite, epsilon=epsilon, gamma=gamma, first=first, low=low, high=high)
 
     rules()  # options are judged before the model runs
-    _check_box(runner.images, low, high)
     shares = _at_images(runner, rules)
     return shares * wide(runner.clean).reshape(*shares.shape[:2], *[1] * (shares.dim() - 2))
 
@@ -169,17 +169,3 @@ def _at_images(runner: Runner, within: Callable[[], AbstractContextManager[Any]]
     found = list(runner.gradients(None, within=within))
     order = torch.cat([n for n, _, _ in found]).argsort()
     return wide(torch.cat([g for _, _, g in found]))[order]
-
-
-def _check_box(images: Tensor, low: Bound, high: Bound) -> None:
-    if low is None or high is None:
-        return
-    least, most = (read_bound(each, images.dim()).to(images) for each in (low, high))
-    if not bool((least < most).all()):
-        raise FedgazeError(f"low is {low} and high is {high}; allowed is a low below high")
-    slack = 1e-5 * (most - least)
-    if not bool(((images >= least - slack) & (images <= most + slack)).all()):
-        raise FedgazeError(
-            f"pixels reach from {images.amin():.4g} to {images.amax():.4g}; allowed is what lies "
-            f"within low, {low}, and high, {high}"
-        )

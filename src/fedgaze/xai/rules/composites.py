@@ -11,7 +11,7 @@ from fedgaze.errors import FedgazeError, nearest
 from fedgaze.xai.rules import linear
 from fedgaze.xai.rules.linear import Rule
 
-__all__ = ["COMPOSITES", "Bound", "Composite", "Role", "find_composite", "read_bound"]
+__all__ = ["COMPOSITES", "Bound", "Composite", "Role", "find_composite"]
 
 Bound = float | Sequence[float] | Tensor | None
 Role = Literal["conv", "dense"]
@@ -26,7 +26,8 @@ _CONVOLUTIONS = {
     "epsilon_alpha2_beta1_flat": "alpha2_beta1",
 }
 COMPOSITES = tuple(_CONVOLUTIONS)
-_FIRST = ("flat", "w_square", "box")
+_BLIND = {"flat": linear.flat, "w_square": linear.w_square}
+_FIRST = (*_BLIND, "box")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,36 +80,37 @@ def find_composite(
         first = next((each for each in _FIRST if name.endswith(f"_{each}")), None)
     else:
         _check("first", first, _FIRST)
-    if first is None:
-        return Composite(conv, dense)
-    return Composite(conv, dense, _first_rule(first, box, name))
+    if first == "box":
+        return Composite(conv, dense, _in_box(box, name))
+    return Composite(conv, dense, _BLIND[first]() if first else None)
 
 
-def read_bound(value: Bound, dims: int) -> Tensor:
-    """A bound of pixels as a tensor that goes with images ``(N, C, *size)`` of so many dimensions.
-
-    >>> read_bound([0.0, 1.0], 4).shape
-    torch.Size([2, 1, 1])
-    """
-    bound = torch.as_tensor(value)
-    return bound.reshape(-1, *[1] * (dims - 2)) if bound.dim() == 1 else bound
-
-
-def _first_rule(first: str, box: tuple[Bound, Bound], name: str) -> Rule:
-    if first != "box":
-        return linear.flat() if first == "flat" else linear.w_square()
-    low, high = box
-    if low is None or high is None:
+def _in_box(box: tuple[Bound, Bound], name: str) -> Rule:
+    if any(each is None for each in box):
         raise FedgazeError(
             f"{name} needs low and high, the least and greatest values that pixels can have as the "
-            "model gets them; give one number each, or one a channel"
+            "first layer gets them; give one number each, or one a channel"
         )
 
     def rule(layer: linear.Layer, x: Tensor, relevance: Tensor) -> Tensor:
-        bounds = [read_bound(each, x.dim()) for each in (low, high)]
-        return linear.box(*bounds)(layer, x, relevance)
+        low, high = (_bound(each, x) for each in box)
+        if not bool((low < high).all()):
+            raise FedgazeError(f"low is {box[0]} and high is {box[1]}; allowed is a low below high")
+        slack = 0.01 * (high - low)  # pixels may have been rounded
+        if not bool(((x >= low - slack) & (x <= high + slack)).all()):
+            raise FedgazeError(
+                f"the first layer gets values from {x.amin():.4g} to {x.amax():.4g}; allowed is "
+                f"what lies within low, {box[0]}, and high, {box[1]}"
+            )
+        return linear.box(low, high)(layer, x, relevance)
 
     return rule
+
+
+def _bound(value: Bound, x: Tensor) -> Tensor:
+    """A bound of pixels as a tensor that goes with ``(N, C, *size)``."""
+    bound = torch.as_tensor(value).to(x)
+    return bound.reshape(-1, *[1] * (x.dim() - 2)) if bound.dim() == 1 else bound
 
 
 def _check(what: str, value: str, allowed: Sequence[str]) -> None:

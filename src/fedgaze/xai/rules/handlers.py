@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from fedgaze.errors import FedgazeError
+from fedgaze.xai.rules import linear
 from fedgaze.xai.rules.composites import Composite, Role
+from fedgaze.xai.rules.numeric import STABILIZER
 from fedgaze.xai.rules.shares import Average, Pass, Sum
 from fedgaze.xai.rules.tables import AVERAGES, ELEMENTWISE, GATES, is_move
 from fedgaze.xai.rules.watch import Call, ancestors, depends
@@ -102,8 +104,19 @@ def _batch_norm(_: Composite, call: Call) -> Tensor:
     scale = scale if given["weight"] is None else scale * given["weight"].detach()
     shift = torch.zeros_like(scale) if given["bias"] is None else given["bias"].detach()
     found = merged(call.first, scale, given["running_mean"], shift, call.run)
-    # One that stands alone only changes units: as in zennit, nothing is kept for its shift.
-    return _passed(call, call.first) if found is None else found
+    if found is not None:
+        return found
+    if _sees_image(call.first):
+        return _passed(call, call.first)
+    bias = shift - given["running_mean"] * scale
+    plan = Plan(run=_channelwise, rule=linear.epsilon(STABILIZER), outputs=None)
+    return _weighted(call, (call.first, scale, bias), plan)
+
+
+def _channelwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    shape = (-1, *[1] * (x.dim() - 2))
+    result = x * weight.view(shape)
+    return result if bias is None else result + bias.view(shape)
 
 
 def _passed(call: Call, x: Tensor, *, scale: bool = False) -> Tensor:

@@ -39,7 +39,14 @@ def pull(run: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         result = run(leaf)
-    return result.detach(), lambda s: torch.autograd.grad(result, leaf, s)[0]
+
+    def back(factors: Tensor) -> Tensor:
+        with torch.enable_grad():
+            # One number: given factors, torch.autograd.grad imports SymPy, which takes seconds.
+            total = (result * factors).sum()
+        return torch.autograd.grad(total, leaf)[0]
+
+    return result.detach(), back
 
 
 @contextmanager
