@@ -1,6 +1,7 @@
 """Explain: from a model and images to an Explanation."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -156,7 +157,7 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
         budget=budget,
     )
     how = _Shown(fusion, interpolation, ran)
-    with outside_autocast():
+    with outside_autocast(), torch.enable_grad() if differentiable else nullcontext():
         chunks = _outer_chunks(plan, inputs)
         work = _augmented if "augment" in smoothings else _once
         parts = list(chunks.over(len(inputs), lambda start, stop: work(plan, inputs, start, stop)))
