@@ -11,7 +11,7 @@ from fedgaze.errors import FedgazeError
 from fedgaze.xai.methods.cam import wide
 from fedgaze.xai.methods.masks import unit
 
-__all__ = ["Judge", "foretold", "read_budget"]
+__all__ = ["Guess", "Judge", "foretold", "read_budget"]
 
 Judge = Callable[[Tensor], Tensor]
 """From channels ``(N, count)`` to their scores ``(N, S, count)``."""
@@ -69,25 +69,32 @@ def foretold(activations: Tensor, live: Tensor, judge: Judge, channels: int) -> 
     left = channels - index.shape[1]
     for at in range(_ROUNDS):
         step = left * (at + 1) // _ROUNDS - left * at // _ROUNDS
-        guess = _Guess.of(masks, live, index, scores)
+        guess = Guess.of(masks, live, index, scores)
         # Of several targets each has its say; of one, the order is that of its own bounds.
         bound = (guess.mean + guess.deviation).masked_fill(~live[:, None], -torch.inf)
         wanted = bound.log_softmax(2).amax(1).scatter(1, index, -torch.inf)
         more = wanted.nan_to_num(nan=-torch.inf).topk(step, dim=1).indices
         index, scores = torch.cat([index, more], 1), torch.cat([scores, wide(judge(more))], 2)
-    mean = _Guess.of(masks, live, index, scores).mean
+    mean = Guess.of(masks, live, index, scores).mean
     return mean.scatter(2, index[:, None].expand_as(scores), scores)
 
 
-class _Guess(NamedTuple):
+class Guess(NamedTuple):
     """What is believed of all scores: mean and standard deviation, ``(N, S, K)``."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
-    def of(cls, masks: Tensor, live: Tensor, index: Tensor, scores: Tensor) -> "_Guess":
-        """Judge by the scores ``(N, S, b)`` of the channels ``index (N, b)``."""
+    def of(cls, masks: Tensor, live: Tensor, index: Tensor, scores: Tensor) -> "Guess":
+        """Foretell from the scores of some channels those of all.
+
+        Args:
+            masks: ``(N, K, P)``.
+            live: bool ``(N, K)``.
+            index: ``(N, b)``: which channels were judged.
+            scores: ``(N, S, b)``: their scores.
+        """
         near = masks.gather(1, index[..., None].expand(-1, -1, masks.shape[2]))
         distance = torch.cdist(masks, near)
         # Channels without a mask, of images that have fewer than others, tell nothing.

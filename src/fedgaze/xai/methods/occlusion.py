@@ -72,7 +72,8 @@ def occlusion(
     found: Tensor = lost.unflatten(2, places)
     for each in covers:
         # The mean over the windows that cover a position is a mean in each direction.
-        found = torch.tensordot(found, (each / each.sum(0)).to(found.dtype), dims=([2], [0]))
+        share = each.to(found.dtype) / each.sum(0)
+        found = torch.tensordot(found, share, dims=([2], [0]))
     return found
 
 
