@@ -44,7 +44,10 @@ def make_copy(
         module.training = False  # directly, since people override `train()`
     made.requires_grad_(requires_grad=False)
     fuse(made, seen.pairs)
-    made.to(memory_format=layout_of(inputs.images.device, precision))
+    layout = layout_of(inputs.images.device, precision)
+    for parameter in made.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
     if not _is_same(seen, watch(made, inputs, seen.kept), 1e-4):
         return None
     if precision == "bf16":
