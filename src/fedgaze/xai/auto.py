@@ -241,7 +241,8 @@ def _judged(watch: _Watch, ends: list[Tensor]) -> tuple[_Seen | None, Query]:
     maps = [each for each in watch.maps if each.tensor.requires_grad]
     if not maps or not ends:
         return None, "mean"
-    with torch.autograd.set_detect_anomaly(mode=False), torch.enable_grad():
+    anomalies = torch.autograd.set_detect_anomaly(mode=False)
+    with anomalies, torch.inference_mode(mode=False), torch.enable_grad():
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
             [(end * torch.nan).sum() for end in ends],
             [each.tensor for each in maps],

@@ -41,7 +41,8 @@ def _back(
     scores: Tensor, scale: float, inputs: Sequence[Tensor], *, retain: bool, graph: bool
 ) -> list[Tensor | None]:
     # Unseen by what changes the way back: relevance would share the sum among images.
-    with torch._C.DisableTorchFunction(), torch.enable_grad():  # noqa: SLF001 - no public name
+    unseen = torch._C.DisableTorchFunction()  # noqa: SLF001 - no public name
+    with unseen, torch.inference_mode(mode=False), torch.enable_grad():
         # From one number, and not from the scores with a factor for each: given factors, torch
         # imports SymPy, which takes seconds.
         total = scores.sum() if scale == 1 else (scores.float() * scale).sum()

@@ -100,7 +100,7 @@ class Captured:
             product = None
             # Where the way to the score is linear, the gradient is a constant without a graph.
             if gradient.requires_grad:
-                with torch.enable_grad():
+                with torch.inference_mode(mode=False), torch.enable_grad():
                     along = (gradient * held.detach()).sum()
                 product = torch.autograd.grad(along, held, retain_graph=True, allow_unused=True)[0]
             gradients[name] = gradient.detach()
