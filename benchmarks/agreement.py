@@ -123,14 +123,16 @@ def page(found: Sequence[Found], cases: Sequence[Case]) -> str:
         cells = [each.worst(cases, real=real) for real in (False, True)]
         source = each.oracle.source
         if each.oracle.differs:
-            peers.append([f"`{each.method}`", source, *cells, each.oracle.differs])
+            if each.deviations:
+                peers.append([f"`{each.method}`", source, *cells, each.oracle.differs])
             continue
         first = not rows or all(row[0] != f"`{each.method}`" for row in rows)
         paper = find_method(each.method).paper
+        cells = cells if each.deviations else ["not measured yet"] * 2
         head = [f"`{each.method}`", paper, EQUATIONS[each.method]] if first else ["", "", ""]
         rows.append([*head, source, *cells])
     versions = ", ".join(f"{name} {version(package)}" for name, package in LIBRARIES.items())
-    measured = [each for each in found if not each.oracle.differs]
+    measured = [each for each in found if each.deviations and not each.oracle.differs]
     within = sum(each.fits for each in measured)
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     told = (
