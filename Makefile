@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with Python 3.11: make demo, make test.
-# make bench takes 25 minutes of a machine that does nothing else; BENCH=--quick sees that it works.
+# make bench wants a machine that does nothing else; BENCH=--quick only sees that it works.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
