@@ -48,7 +48,7 @@ PEERS = {
 }
 # What runs the model once a channel: on so many photographs of each set, and one layer.
 RERUNS = 16
-OPTIONS: dict[str, dict[str, int]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "sscam": {"channels": 32, "samples": 8},
     "iscam": {"channels": 32},
     "rise": {"masks": 500},
