@@ -46,7 +46,7 @@ def images() -> Tensor:
 def table(monkeypatch: pytest.MonkeyPatch) -> Array:
     """The noise that all methods are made to use: ``(samples, C, H, W)``."""
     rows = draw(0xB2, 4, 2, 3, 4)
-    monkeypatch.setattr(Runner, "noise", lambda _runner, v: rows[v])
+    monkeypatch.setattr(Runner, "noise", lambda runner, v: rows[v].to(runner.images.dtype))
     return rows.numpy()
 
 

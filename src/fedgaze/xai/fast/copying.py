@@ -53,7 +53,8 @@ def make_copy(
     if precision == "bf16":
         _narrow(made, seen)
         # That it runs and is no nonsense; how far bfloat16 can be trusted depends on the layer.
-        if not _is_same(seen, watch(made, inputs, seen.kept), 0.1):
+        # Single numbers stray: of a trained MobileNetV2's last map by a quarter of its greatest.
+        if not _is_same(seen, watch(made, inputs, seen.kept), 0.2, on_the_whole=True):
             return None
     return made
 
@@ -91,7 +92,7 @@ def _widened(_module: nn.Module, _inputs: Any, output: Any) -> Any:
     return output.float() if isinstance(output, Tensor) else output
 
 
-def _is_same(seen: Watch, other: Watch, tolerance: float) -> bool:
+def _is_same(seen: Watch, other: Watch, tolerance: float, *, on_the_whole: bool = False) -> bool:
     """Whether all that ran in the model ran in the copy, and gave the same."""
     if seen.calls != other.calls or seen.kept.keys() != other.kept.keys():
         return False
@@ -99,12 +100,13 @@ def _is_same(seen: Watch, other: Watch, tolerance: float) -> bool:
         return False
     pairs = [(one, other.kept[name]) for name, one in seen.kept.items()]
     pairs += zip(seen.outputs, other.outputs, strict=True)
-    return all(_is_close(one, two, tolerance) for one, two in pairs)
+    order = 2 if on_the_whole else torch.inf
+    return all(_is_close(one, two, tolerance, order) for one, two in pairs)
 
 
-def _is_close(one: Tensor, two: Tensor, tolerance: float) -> bool:
+def _is_close(one: Tensor, two: Tensor, tolerance: float, order: float) -> bool:
     if one.shape != two.shape:
         return False
     if not one.numel() or not one.is_floating_point():
         return torch.equal(one, two)
-    return bool((one - two).abs().amax() <= tolerance * one.abs().amax())
+    return bool((one - two).flatten().norm(order) <= tolerance * one.flatten().norm(order))
