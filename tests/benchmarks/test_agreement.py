@@ -42,14 +42,10 @@ def test_every_method_has_an_oracle_and_an_equation(agreement: Any) -> None:
 def test_every_method_has_a_row(name: str) -> None:
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     block = page.partition("<!-- measured: begin -->")[2].partition("<!-- measured: end -->")[0]
-    if not block.strip():
-        pytest.xfail("the page is still to be measured: make agreement")
     (row, *_) = [line for line in block.splitlines() if line.startswith(f"| `{name}` |")]
     cells = [each.strip() for each in row.strip("|").split("|")]
     assert len(cells) == 6
     assert all(cells[:4])
-    if cells[4] == "not measured yet":
-        pytest.xfail(f"{name} is still to be measured")
     told = [float(each) for each in cells[4:] if each]
     assert told
     assert max(told) <= (0.03 if name == "random" else 1e-4)
