@@ -199,10 +199,11 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
 
     For each picture an overlay (`NAME.overlay.png`: the part that the model saw, in the picture's
     own resolution up to 1024 pixels) and the heatmap (in the model's: `NAME.heatmap.npy`, values in
-    [0, 1], and in colour `NAME.heatmap.png`) are written, and for all of them
-    `explanations.jsonl`: a JSON line a picture with its file, the predicted and the explained class
-    with their probabilities, the method and the layers. With several methods or targets there are
-    `NAME.METHOD.overlay.png` and so on, a line for each, and `NAME.side_by_side.png`.
+    [0, 1], with `--signed` in [-1, 1], and in colour `NAME.heatmap.png`) are written. Where each
+    pixel is judged, the strongest in a hundred are drawn alike, so that the others can be seen.
+    `explanations.jsonl` has a JSON line a map: its file, the predicted and the explained class with
+    their probabilities, the method and the layers. With several methods or targets there are
+    `NAME.METHOD.overlay.png` and so on, and `NAME.side_by_side.png`.
     A name that is taken gets `-2`, `-3` …
 
     A picture that cannot be read is reported, and the others go on; the exit code is then 1.

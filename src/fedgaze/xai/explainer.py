@@ -17,13 +17,12 @@ from fedgaze.xai.explanation import Explanation
 from fedgaze.xai.inputs import Images, Inputs, read_inputs
 from fedgaze.xai.layers import Layers, layer_names, named_layers, unwrap
 from fedgaze.xai.maps import FUSIONS, INTERPOLATIONS, fuse, is_flat, to_heatmaps
-from fedgaze.xai.memory import Chunks, read_bytes
+from fedgaze.xai.memory import Budget, Chunks, read_bytes
 from fedgaze.xai.methods import find_method, list_methods
 from fedgaze.xai.outputs import predictions
 from fedgaze.xai.passes import Part, Plan
 from fedgaze.xai.refused import check_model
 from fedgaze.xai.registry import Method
-from fedgaze.xai.runner import Budget
 from fedgaze.xai.running import outside_autocast
 from fedgaze.xai.targets import Target, Targets
 
@@ -90,8 +89,8 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
             one runs, and `Explanation.precision` says why.
         batch_size: How many images, or variants of images, run at once. It is halved where memory
             runs out. None: all images where each runs once, else what fits into the memory.
-        memory: How much a pass may take, in bytes or such as ``"512MiB"`` (which is what methods
-            that run many variants take by themselves).
+        memory: How much a pass may take, in bytes or such as ``"512MiB"`` (what methods that
+            run many variants take by themselves; on a CPU 128 MiB where there is no way back).
         differentiable: Whether heatmaps, raw maps and scores keep their graph back to the
             parameters, and to images that ask for gradients, so that a map can be trained with.
         interpolation: How maps are brought to the size of the images: ``"bilinear"``,

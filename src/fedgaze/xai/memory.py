@@ -2,18 +2,35 @@
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fedgaze.errors import FedgazeError
 
-__all__ = ["Chunks", "is_out_of_memory", "peak_bytes", "read_bytes"]
+__all__ = [
+    "DEFAULT_MEMORY",
+    "SEVERAL",
+    "Budget",
+    "Chunks",
+    "is_out_of_memory",
+    "peak_bytes",
+    "read_bytes",
+]
 
 T = TypeVar("T")
+
+DEFAULT_MEMORY = 512 * 2**20
+
+SEVERAL = 16
+"""How many variants run to find out what one takes, where they share much of it."""
+
+_COSTS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[Any, ...] | None, int]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def read_bytes(memory: int | str) -> int:
@@ -116,6 +133,40 @@ class Chunks:
                 continue
             yield result
             start = stop
+
+
+class Budget(NamedTuple):
+    """How much may run at once: so many images, or as many as fit into so many bytes."""
+
+    batch_size: int | None = None
+    memory: int | None = None
+
+    def chunks(
+        self,
+        model: nn.Module,
+        key: tuple[Any, ...] | None,
+        one: Callable[[], object],
+        several: Callable[[], object] | None = None,
+    ) -> Chunks:
+        """Find out how many variants go into one pass.
+
+        Args:
+            model: The model.
+            key: What is run; the bytes that one variant takes are remembered for it. None where
+                they are not to be.
+            one: Runs one variant.
+            several: Runs 16 variants, which share much of what one takes. It is called where they
+                fit.
+        """
+        if self.batch_size is not None:
+            return Chunks(self.batch_size)
+        memory = self.memory or DEFAULT_MEMORY
+        costs = {} if key is None else _COSTS.setdefault(model, {})
+        if key not in costs:
+            costs[key] = max(1, peak_bytes(one))
+            if several is not None and costs[key] * SEVERAL <= memory:
+                costs[key] = max(1, peak_bytes(several) // SEVERAL)
+        return Chunks(max(1, memory // costs[key]))
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -13,10 +13,11 @@ from fedgaze.xai.backward import gradients_of
 from fedgaze.xai.capture import Capture, FirstSize
 from fedgaze.xai.inputs import Inputs
 from fedgaze.xai.maps import reduced
+from fedgaze.xai.memory import Budget
 from fedgaze.xai.methods.cam import weighted, wide
 from fedgaze.xai.methods.eigen import eigen_smooth
 from fedgaze.xai.registry import Method
-from fedgaze.xai.runner import Budget, Runner
+from fedgaze.xai.runner import Runner
 from fedgaze.xai.running import running
 from fedgaze.xai.targets import Scorer, Target
 from fedgaze.xai.tokens import lay_out, patch_layers

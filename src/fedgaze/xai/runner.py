@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import TracebackType
 from typing import Any, NamedTuple, Self
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -13,56 +12,18 @@ from fedgaze.errors import FedgazeError
 from fedgaze.xai.backward import gradients_of
 from fedgaze.xai.capture import Capture, Captured
 from fedgaze.xai.inputs import Inputs
-from fedgaze.xai.memory import Chunks, is_out_of_memory, peak_bytes
+from fedgaze.xai.memory import DEFAULT_MEMORY, SEVERAL, Budget, Chunks, is_out_of_memory
 from fedgaze.xai.running import frozen, running, twice_differentiable
 from fedgaze.xai.targets import Scorer
 from fedgaze.xai.tokens import Layout, lay_out, main_tensor, patch_layers, with_main
 
-__all__ = ["Budget", "Make", "MapPair", "Runner"]
+__all__ = ["Make", "MapPair", "Runner"]
 
 Make = Callable[[Tensor, Tensor], Tensor]
 """``(n (m,), v (m,)) -> (m, ...)``: variant ``v`` of image ``n``, for m pairs at once."""
 
-DEFAULT_MEMORY = 512 * 2**20
 # On a CPU more variants at once are no faster, and its libraries take as much again uncounted.
 _CPU_MEMORY = 128 * 2**20
-_SEVERAL = 16
-
-_COSTS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...] | None, int]] = WeakKeyDictionary()
-
-
-class Budget(NamedTuple):
-    """How much may run at once: so many images, or as many as fit into so many bytes."""
-
-    batch_size: int | None = None
-    memory: int | None = None
-
-    def chunks(
-        self,
-        model: nn.Module,
-        key: tuple[Any, ...] | None,
-        one: Callable[[], object],
-        several: Callable[[], object] | None = None,
-    ) -> Chunks:
-        """Find out how many variants go into one pass.
-
-        Args:
-            model: The model.
-            key: What is run; the bytes that one variant takes are remembered for it. None where
-                they are not to be.
-            one: Runs one variant.
-            several: Runs 16 variants, which share much of what one takes. It is called where they
-                fit.
-        """
-        if self.batch_size is not None:
-            return Chunks(self.batch_size)
-        memory = self.memory or DEFAULT_MEMORY
-        costs = {} if key is None else _COSTS.setdefault(model, {})
-        if key not in costs:
-            costs[key] = max(1, peak_bytes(one))
-            if several is not None and costs[key] * _SEVERAL <= memory:
-                costs[key] = max(1, peak_bytes(several) // _SEVERAL)
-        return Chunks(max(1, memory // costs[key]))
 
 
 class MapPair(NamedTuple):
@@ -442,7 +403,7 @@ class Runner:
         if budget.memory is None and device.type == "cpu":
             budget = budget._replace(memory=on_cpu)
         first = torch.zeros(1, dtype=torch.long, device=device)
-        many = first.expand(_SEVERAL)
+        many = first.expand(SEVERAL)
         # Each score has a gradient of its own.
         what = (tuple(self.images.shape[1:]), self.images.dtype, self.clean.shape[1])
         return budget.chunks(

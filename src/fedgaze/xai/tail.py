@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from fedgaze.xai.classes import Function
 from fedgaze.xai.inputs import Inputs
-from fedgaze.xai.memory import Chunks
+from fedgaze.xai.memory import Budget, Chunks
 from fedgaze.xai.methods.cam import wide
 from fedgaze.xai.outputs import class_scores
-from fedgaze.xai.runner import Budget, Runner
+from fedgaze.xai.runner import Runner
 from fedgaze.xai.targets import Scorer, Settled, Target
 
 __all__ = ["LayerRuns"]

@@ -14,8 +14,9 @@ from fedgaze.errors import FedgazeError
 from fedgaze.xai import explain
 from fedgaze.xai.classes import read_targets
 from fedgaze.xai.inputs import read_inputs
+from fedgaze.xai.memory import Budget
 from fedgaze.xai.methods.fullgrad import full_gradients
-from fedgaze.xai.runner import Budget, Runner
+from fedgaze.xai.runner import Runner
 from fedgaze.xai.targets import Scorer
 
 Array = NDArray[np.float64]

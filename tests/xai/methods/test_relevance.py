@@ -20,8 +20,9 @@ from fedgaze.errors import FedgazeError
 from fedgaze.xai import explain
 from fedgaze.xai.classes import read_targets
 from fedgaze.xai.inputs import Inputs
+from fedgaze.xai.memory import Budget
 from fedgaze.xai.methods.relevance import deconvnet_maps, guided_backprop, guided_grad_cam, lrp
-from fedgaze.xai.runner import Budget, Runner
+from fedgaze.xai.runner import Runner
 from fedgaze.xai.targets import Scorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting", "ignore:Input Tensor")
