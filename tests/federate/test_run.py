@@ -207,6 +207,8 @@ def test_any_method_explains_updates(
     assert all(each["layers"] == layers for each in manifest["maps"])
     raw = np.load(run.path / "heatmaps/round_1/client_0" / manifest["maps"][0]["raw_map"])
     assert raw.shape == ((24, 24) if method == "occlusion" else (12, 12))
+    if method == "occlusion":  # the options arrive: windows of 6 × 6 that do not overlap
+        np.testing.assert_allclose(raw, np.kron(raw[::6, ::6], np.ones((6, 6))), atol=1e-6)
     measures = run.summary["rounds"][0]["clients"][0]["explanation"]
     assert 0 <= measures["entropy"] <= 1
 
