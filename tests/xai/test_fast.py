@@ -1,5 +1,6 @@
 """The fast copy says what the model says, follows it when it changes, and leaves it alone."""
 
+import copy
 import gc
 import json
 import statistics
@@ -18,6 +19,7 @@ from torch.nn.utils import parametrizations
 
 from fedgaze.xai import Capture, explain
 from fedgaze.xai.fast import Prepared, prepare
+from fedgaze.xai.fast.classifier import shorten_way_back
 from fedgaze.xai.methods import find_method
 
 MakeCNN = Callable[..., nn.Module]
@@ -104,6 +106,42 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-3) -> None:
 def is_copy(prepared: Prepared, model: nn.Module) -> bool:
     own = {id(module) for module in model.modules()}
     return not any(id(module) in own for module in prepared.model.modules())
+
+
+@pytest.mark.parametrize("classes", [[3, 3], [0, 6], None])
+def test_a_classifying_convolution_goes_back_from_the_explained_classes(
+    classes: list[int] | None,
+) -> None:
+    own, images = nn.Conv2d(5, 7, 1), torch.rand(2, 5, 3, 4, requires_grad=True)
+    other = copy.deepcopy(own).requires_grad_(requires_grad=False)
+    shorten_way_back(other)
+
+    def gradient(module: nn.Module) -> Tensor:
+        scores = module(images).relu().mean((2, 3))
+        chosen = scores * 0 if classes is None else scores[[0, 1], classes]
+        return torch.autograd.grad(chosen.sum(), images)[0]
+
+    torch.testing.assert_close(other(images), own(images))
+    torch.testing.assert_close(gradient(other), gradient(own))
+
+
+def test_only_a_pointwise_convolution_is_changed() -> None:
+    for module in (nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 1, stride=2), nn.Linear(2, 2)):
+        kind = type(module)
+        shorten_way_back(module)
+        assert type(module) is kind
+
+
+def test_what_watches_the_way_back_gets_the_model_s_own_classifier() -> None:
+    model, images = build("squeezenet1_1"), torch.rand(1, 3, 96, 96)
+    kinds = {
+        name: type(
+            prepare(model, images, ["features"], "fast", find_method(name)).model.classifier[1]
+        )
+        for name in ("gradcam", "lrp", "shapleycam")
+    }
+    assert kinds["gradcam"] is not nn.Conv2d
+    assert kinds["lrp"] is kinds["shapleycam"] is nn.Conv2d
 
 
 QUICK = {"resnet18", "mobilenet_v2", "squeezenet1_1", "timm/vit_tiny_patch16_224"}

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fedgaze.xai.fast.classifier import shorten_way_back
 from fedgaze.xai.fast.fuse import fuse
 from fedgaze.xai.fast.watch import Watch, watch
 from fedgaze.xai.inputs import Inputs
@@ -25,7 +26,7 @@ def layout_of(device: torch.device, precision: Precision) -> torch.memory_format
 
 
 def make_copy(
-    model: nn.Module, inputs: Inputs, seen: Watch, precision: Precision
+    model: nn.Module, inputs: Inputs, seen: Watch, precision: Precision, *, whole: bool = True
 ) -> nn.Module | None:
     """Copy a model, make the copy fast, and compare what both say to an image.
 
@@ -34,6 +35,8 @@ def make_copy(
         inputs: Its arguments for one image or more.
         seen: What was seen when the first image ran through the model.
         precision: ``"fast"`` or ``"bf16"``.
+        whole: Whether each layer goes back from all that it returned: what watches the way back
+            then finds the model's own operations. See `shorten_way_back`.
 
     Returns:
         The copy, frozen and in eval mode; None if other modules ran in it, or it says something
@@ -44,6 +47,8 @@ def make_copy(
         module.training = False  # directly, since people override `train()`
     made.requires_grad_(requires_grad=False)
     fuse(made, seen.pairs)
+    if seen.head is not None and not whole:
+        shorten_way_back(made.get_submodule(seen.head))
     layout = layout_of(inputs.images.device, precision)
     for parameter in made.parameters():
         if parameter.dim() == 4:

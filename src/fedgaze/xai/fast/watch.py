@@ -25,6 +25,7 @@ class Watch:
         kept: By target layer, what it returned at its last call.
         outputs: All tensors of what the model returned.
         stem: The first convolution that ran; None if none did.
+        head: The last module with a weight matrix that ended; None if none did.
         weighing: By target layer, the modules with weight matrices that ended after it.
         reordered: Whether a convolution after the stem read a feature map channels first.
         products: How many products each convolution added up.
@@ -38,6 +39,7 @@ class Watch:
         self.kept: dict[str, Tensor] = {}
         self.outputs: list[Tensor] = []
         self.stem: str | None = None
+        self.head: str | None = None
         self.weighing: dict[str, list[str]] = {}
         self.reordered = False
         self.products: list[int] = []
@@ -64,6 +66,7 @@ class Watch:
             if alone and (next(module.children(), None) is None or is_norm(module)):
                 self._see_pair(name, module, first, output)
             if any(p is not None and p.dim() > 1 for p in module._parameters.values()):  # noqa: SLF001
+                self.head = name
                 for after in self.weighing.values():
                     after.append(name)
             main = main_tensor(output)
