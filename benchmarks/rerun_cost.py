@@ -58,9 +58,9 @@ class EnoughError(Exception):
 class First(nn.Module):
     """The first channels, so many as were asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         super().__init__()
-        self.count = ALL
+        self.count = count
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, : self.count].clone()
@@ -69,13 +69,13 @@ class First(nn.Module):
 class Tapped(nn.Module):
     """A ResNet-50 that puts some of its last stage's channels into a module beside its way."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = ALL) -> None:
         super().__init__()
         whole = subject("ResNet-50").model
         self.body = nn.Sequential(*list(whole.children())[:-2])
         self.pool = whole.get_submodule("avgpool")
         self.fc = whole.get_submodule("fc")
-        self.tap = First()
+        self.tap = First(channels)
         self.left: int | None = None
         self.eval()
 
@@ -146,11 +146,9 @@ def measure_times(channels: int, repeats: int) -> dict[tuple[str, str], float]:
     runs: dict[tuple[str, str], Run] = {}
     for name in (*OURS, *BUDGETS, *PEERS):
         # A model each: some libraries leave hooks on theirs.
-        model = Tapped()
-        run = score_cam(name, model, image)
-        model.tap.count = 16
-        quietly(run)  # what is done once: faster copies, the cost of a pass
-        model.tap.count = ALL if name in BUDGETS else channels
+        run = score_cam(name, Tapped(ALL if name in BUDGETS else channels), image)
+        if name not in PEERS:
+            quietly(run)  # what is done once: faster copies, the cost of a pass
         runs["Score-CAM", name] = run
     for name in (*OURS, "pytorch-grad-cam"):
         run = ablation_cam(name, subject("ResNet-50").model, image, channels)
@@ -177,9 +175,8 @@ def measure_times(channels: int, repeats: int) -> dict[tuple[str, str], float]:
 
 def measure_memory(name: str) -> float:
     """MiB by which the peak of Score-CAM exceeds the peak of plain forward passes."""
-    image, model = pictures(1), Tapped()
+    image, model = pictures(1), Tapped(256 if name in OURS else ALL)
     run, plain = score_cam(name, model, image), forward(model, image)
-    model.tap.count = 256 if name in OURS else ALL
 
     def once() -> None:
         model.left = STOP if name in PEERS else None
