@@ -160,7 +160,8 @@ class Budget(NamedTuple):
         """
         if self.batch_size is not None:
             return Chunks(self.batch_size)
-        memory = self.memory or DEFAULT_MEMORY
+        # An eighth is left to what libraries take unseen.
+        memory = (self.memory or DEFAULT_MEMORY) * 7 // 8
         costs = {} if key is None else _COSTS.setdefault(model, {})
         if key not in costs:
             costs[key] = max(1, peak_bytes(one))
