@@ -204,7 +204,7 @@ def _probe(
     for name, module in named.items():
         names.setdefault(module, name)
     size = tuple(image.images.shape[2:])
-    strided, inside = frozenset(patch_layers(model)), _inside_attention(named)
+    strided, inside = frozenset(patch_layers(model.modules())), _inside_attention(named)
     for below in (False, True):
         watch = _Watch(size, strided, inside, coarsest=coarsest)
         hooks = [(module, watch) for module in names]

@@ -36,7 +36,7 @@ class Captured:
         activations: By layer, in the order in which the layers ran: ``(N, K, h, w)``, or whatever
             the layer returns; detached, unless the graph was asked for.
         calls: How often each layer ran; what is kept is its last call.
-        patches: The size of the first output that a module of ``patches`` gave; None without one.
+        patches: The size of the first output of `fedgaze.xai.tokens.patch_layers`, or None.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Capture:
         graph: Whether activations and gradients keep their graph, back to parameters and images
             (for training with them).
         retain: Whether the way back may be gone more than once, as `Captured.curvature_of` does.
-        patches: Modules of which the first that runs tells the size of the grid of patches.
+        parts: All modules of the model, if the caller has them.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)).train()
     >>> with Capture(model, {"0": model[0]}) as capture:
@@ -151,23 +151,21 @@ class Capture:
         gradients: bool = True,
         graph: bool = False,
         retain: bool = False,
-        patches: Sequence[nn.Module] = (),
+        parts: Sequence[nn.Module] | None = None,
     ) -> None:
         self._model = model
         self._layers = layers
         self._wants_gradients = gradients
         self._graph = graph
         self._retain = retain
-        self._patch_layers = patches
+        self._parts = parts
         self._stack = ExitStack()
         self._clear()
 
     def __enter__(self) -> Self:
-        hooks: list[tuple[nn.Module, Callable[..., Any]]] = [
-            (layer, self._note) for layer in self._patch_layers
-        ]
-        hooks += [(layer, partial(self._keep, name)) for name, layer in self._layers.items()]
-        self._forward = self._stack.enter_context(running(self._model, hooks))
+        hooks = [(layer, partial(self._keep, name)) for name, layer in self._layers.items()]
+        run = running(self._model, hooks, patches=self._note, parts=self._parts)
+        self._forward = self._stack.enter_context(run)
         self._stack.enter_context(twice_differentiable(self._graph or self._retain))
         return self
 
@@ -178,6 +176,7 @@ class Capture:
         trace: TracebackType | None,
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+        del self._forward  # which knows of this object
 
     def run(self, images: Tensor | Inputs, score: Callable[[Any], Tensor]) -> Captured:
         """Run the model once and go back from its scores to the layers.

@@ -15,6 +15,7 @@ __all__ = [
     "layer_names",
     "list_layers",
     "named_layers",
+    "plain_names",
     "resolve_layers",
     "unwrap",
 ]
@@ -32,8 +33,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Name all modules below the model; parts compiled on their own go by their plain names."""
-    named = model.named_modules(remove_duplicate=False)
-    plain = {name.replace("._orig_mod", ""): module for name, module in named}
+    return plain_names(dict(model.named_modules(remove_duplicate=False)))
+
+
+def plain_names(named: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """What `named_layers` makes of a model's ``named_modules``."""
+    plain = {name.replace("._orig_mod", ""): module for name, module in named.items()}
     del plain[""]
     return plain
 

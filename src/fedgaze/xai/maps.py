@@ -1,7 +1,7 @@
 """Raw maps: judged, fused and brought to the size of images."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +10,9 @@ from torch.nn import functional as F
 __all__ = [
     "FUSIONS",
     "INTERPOLATIONS",
+    "Extent",
+    "extent",
     "fuse",
-    "is_flat",
     "layer_cam_scaled",
     "reduced",
     "resized",
@@ -22,10 +23,24 @@ FUSIONS = ("mean", "max", "weighted", "layercam")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
 
-def is_flat(maps: Tensor) -> Tensor:
-    """Which of the maps ``(N, *s)`` are the same everywhere up to rounding: bool ``(N,)``."""
+class Extent(NamedTuple):
+    """Of N maps: their largest absolute value, and which are the same everywhere, up to rounding.
+
+    Attributes:
+        peak: ``(N,)``.
+        flat: bool ``(N,)``.
+    """
+
+    peak: Tensor
+    flat: Tensor
+
+
+def extent(maps: Tensor) -> Extent:
+    """How far the values of maps ``(N, *s)`` go."""
     values = maps.flatten(1)
-    return values.amax(1) - values.amin(1) <= 1e-5 * values.abs().amax(1)
+    high, low = values.amax(1), values.amin(1)
+    peak = torch.maximum(high, -low)
+    return Extent(peak, high - low <= 1e-5 * peak)
 
 
 def reduced(attributions: Tensor, how: Literal["sum", "max_abs"]) -> Tensor:
@@ -33,21 +48,23 @@ def reduced(attributions: Tensor, how: Literal["sum", "max_abs"]) -> Tensor:
     return attributions.sum(1) if how == "sum" else attributions.abs().amax(1)
 
 
-def to_heatmaps(raw: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
+def to_heatmaps(
+    raw: Tensor, size: Sequence[int], interpolation: str, known: Extent | None = None
+) -> Tensor:
     """Bring raw maps to the size of images and to a peak of 1; flat ones become zero.
 
     Args:
         raw: ``(N, *s)``.
         size: Of the images, with as many dimensions.
         interpolation: One of `INTERPOLATIONS`; between the slices of volumes, linear too.
+        known: The extent of raw, if the caller has it.
 
     Returns:
         ``(N, *size)`` in [0, 1], or in [-1, 1] where raw is signed.
     """
-    heatmaps = resized(_scaled(raw), size, interpolation)
+    heatmaps = resized(_scaled(raw, known), size, interpolation)
     # Again, since interpolation misses the peak.
-    peak = _peak(heatmaps)
-    return heatmaps / torch.where(peak > 0, peak, 1)
+    return _over(heatmaps, extent(heatmaps).peak)
 
 
 def fuse(
@@ -103,14 +120,18 @@ def layer_cam_scaled(maps: Tensor, *, gamma: float = 2.0) -> Tensor:
     return torch.tanh(gamma * _scaled(maps))
 
 
-def _peak(maps: Tensor) -> Tensor:
-    return maps.abs().amax(tuple(range(1, maps.dim())), keepdim=True)
+def _scaled(maps: Tensor, known: Extent | None = None) -> Tensor:
+    peak, flat = known or extent(maps)
+    return _over(maps, peak).masked_fill(_of_maps(flat, maps), 0)
 
 
-def _scaled(maps: Tensor) -> Tensor:
-    flat = is_flat(maps).view(-1, *[1] * (maps.dim() - 1))
+def _over(maps: Tensor, peak: Tensor) -> Tensor:
     # Never a division by zero, whose gradient would be NaN although nobody takes the value.
-    return torch.where(flat, 0, maps / torch.where(flat, 1, _peak(maps)))
+    return maps / _of_maps(peak.masked_fill(peak == 0, 1), maps)
+
+
+def _of_maps(each: Tensor, maps: Tensor) -> Tensor:
+    return each.view(-1, *[1] * (maps.dim() - 1))
 
 
 def resized(maps: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
@@ -119,6 +140,8 @@ def resized(maps: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
         return maps
     mode = {(3, "bilinear"): "trilinear"}.get((len(size), interpolation), interpolation)
     larger = F.interpolate(maps[:, None], tuple(size), mode=mode)[:, 0]
-    # Bicubic curves overshoot, below zero where nothing was.
+    if mode != "bicubic":
+        return larger
+    # Its curves overshoot, below zero where nothing was.
     lowest = maps.amin(tuple(range(1, maps.dim())), keepdim=True)
     return larger.clamp(min=lowest.clamp(max=0))

@@ -1,6 +1,6 @@
 """Passes: what runs for a batch of images, by the kind of the method."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from fedgaze.xai.registry import Method
 from fedgaze.xai.runner import Runner
 from fedgaze.xai.running import running
 from fedgaze.xai.targets import Scorer, Target
-from fedgaze.xai.tokens import lay_out, patch_layers
+from fedgaze.xai.tokens import lay_out
 
 __all__ = ["Part", "Plan"]
 
@@ -51,6 +51,7 @@ class Plan:
 
     Attributes:
         model: Unwrapped; on its device.
+        parts: All its modules.
         modules: The target layers by name; empty for methods without.
         method: The method.
         options: Of the method.
@@ -62,6 +63,7 @@ class Plan:
     """
 
     model: nn.Module
+    parts: Sequence[nn.Module]
     modules: Mapping[str, nn.Module]
     method: Method
     options: Mapping[str, Any]
@@ -105,7 +107,7 @@ class Plan:
             self.modules,
             gradients=self.method.gradients,
             graph=self.graph,
-            patches=patch_layers(self.model),
+            parts=self.parts,
         )
         with capture:
             captured = capture.run(inputs, scorer)
@@ -119,19 +121,17 @@ class Plan:
             for name, layout in layouts.items()
         }
         columns: dict[str, list[Tensor]] = {name: [] for name in layouts}
+        known = torch.stack([_total(each) for each in activations.values()]).sum(0)
         finite: list[Tensor] = []
         for column in range(scorer.scores.shape[1] if self.method.gradients else 1):
             gradients = captured.gradients_of(column) if self.method.gradients else {}
-            fine = torch.ones_like(scorer.scores[:, 0], dtype=torch.bool)
+            total = known
             for name, layout in layouts.items():
                 g = wide(layout.to_map(gradients[name])) if gradients else None
                 raw = self._map(activations[name], g)
                 columns[name].append(raw)
-                for tensor in (
-                    (activations[name], raw) if g is None else (activations[name], g, raw)
-                ):
-                    fine &= _is_finite(tensor)
-            finite.append(fine)
+                total = total + _total(raw) if g is None else total + _total(g) + _total(raw)
+            finite.append(total.isfinite())
         maps = {name: torch.stack(each, 1) for name, each in columns.items()}
         calls = max(captured.calls.values())
         return self._part(maps, None, torch.stack(finite, 1), calls, scorer)
@@ -150,9 +150,8 @@ class Plan:
         model, method, count = self.model, self.method, len(inputs)
         read = {"query": auto_query(model, inputs), **self.options}
         note = FirstSize()
-        hooks = [(layer, note) for layer in patch_layers(model)]
         with (
-            running(model, hooks) as forward,
+            running(model, patches=note, parts=self.parts) as forward,
             visible_attention(model),
             torch.set_grad_enabled(self.graph),
             watching_attention(method.gradients or self.graph, count) as seen,
@@ -228,9 +227,13 @@ def _for_all(tensor: Tensor, scorer: Scorer) -> Tensor:
 
 
 def _is_finite(tensor: Tensor) -> Tensor:
-    # One NaN or infinity is enough to make a sum so, and a sum is one quick pass.
-    return tensor.detach().flatten(1).sum(1).isfinite()
+    return _total(tensor).isfinite()
+
+
+def _total(tensor: Tensor) -> Tensor:
+    """Sums ``(N,)``: one NaN or infinity is enough to make one so, and a sum is one quick pass."""
+    return tensor.detach().flatten(1).sum(1)
 
 
 def _zero_where(mask: Tensor, tensor: Tensor) -> Tensor:
-    return torch.where(mask.view(*mask.shape, *[1] * (tensor.dim() - 2)), 0, tensor)
+    return tensor.masked_fill(mask.view(*mask.shape, *[1] * (tensor.dim() - 2)), 0)

@@ -15,7 +15,7 @@ from fedgaze.xai.inputs import Inputs
 from fedgaze.xai.memory import DEFAULT_MEMORY, SEVERAL, Budget, Chunks, is_out_of_memory
 from fedgaze.xai.running import frozen, running, twice_differentiable
 from fedgaze.xai.targets import Scorer
-from fedgaze.xai.tokens import Layout, lay_out, main_tensor, patch_layers, with_main
+from fedgaze.xai.tokens import Layout, lay_out, main_tensor, with_main
 
 __all__ = ["Make", "MapPair", "Runner"]
 
@@ -339,7 +339,6 @@ class Runner:
             gradients=gradients,
             graph=self._graph,
             retain=retain,
-            patches=patch_layers(self.model),
         )
         rows = torch.arange(len(self), device=self.images.device)
         with capture:

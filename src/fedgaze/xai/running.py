@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -10,7 +10,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
+
+from fedgaze.xai.tokens import patch_layers
 
 __all__ = ["frozen", "is_compiled", "lock_of", "running", "twice_differentiable"]
 
@@ -27,7 +29,11 @@ _KERNEL_LOCK = threading.RLock()
 
 @contextmanager
 def running(
-    model: nn.Module, hooks: Iterable[tuple[nn.Module, Hook]] = ()
+    model: nn.Module,
+    hooks: Iterable[tuple[nn.Module, Hook]] = (),
+    *,
+    patches: Hook | None = None,
+    parts: Sequence[nn.Module] | None = None,
 ) -> Iterator[Callable[..., Any]]:
     """Give a way to run the model in eval mode with forward hooks on some modules.
 
@@ -39,6 +45,9 @@ def running(
     Args:
         model: Any module.
         hooks: Modules with what to call after each ran.
+        patches: What to call, in each forward pass and before other hooks, after the first of
+            `patch_layers` ran.
+        parts: All modules of the model, if the caller has them: looking for them takes time.
 
     Yields:
         From the model's arguments to its output, in the gradient mode of the caller.
@@ -53,7 +62,7 @@ def running(
 
     with ExitStack() as stack:
         stack.enter_context(lock_of(model))
-        modules = list(model.modules())
+        modules = list(model.modules()) if parts is None else parts
         # Nothing that is made in inference mode can have gradients later.
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(_evaluating(modules))
@@ -63,14 +72,21 @@ def running(
                 continue  # takes no hooks; who waits for them says that it did not run
             stack.callback(module.register_forward_hook(guarded(hook)).remove)
         call = _without_inference_tensors(model, modules)
+        strided = [] if patches is None else patch_layers(modules)
+
+        devices: set[torch.device] = set()
+
+        def cloned(tensor: Tensor) -> Tensor:
+            if tensor.is_cuda:
+                devices.add(tensor.device)
+            return tensor.clone()
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             nonlocal listening
             # Clones: some models change their input in place.
-            args, kwargs = tree_map_only(Tensor, Tensor.clone, (args, kwargs))
-            tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-            devices = {tensor.device for tensor in tensors if tensor.is_cuda}
-            with torch.random.fork_rng(devices), _autocast_again():
+            args, kwargs = tree_map_only(Tensor, cloned, (args, kwargs))
+            first = nullcontext() if patches is None else _first(strided, patches, guarded)
+            with torch.random.fork_rng(devices), _autocast_again(), first:
                 listening = threading.get_ident()
                 try:
                     return call(*args, **kwargs)
@@ -78,6 +94,22 @@ def running(
                     listening = 0
 
         yield forward
+
+
+@contextmanager
+def _first(
+    modules: Iterable[nn.Module], hook: Hook, guarded: Callable[[Hook], Hook]
+) -> Iterator[None]:
+    """Call a hook before others of the first of some modules that runs."""
+    with ExitStack() as stack:
+
+        def fire(module: nn.Module, inputs: Any, output: Any) -> None:
+            stack.close()  # the others need not be asked
+            hook(module, inputs, output)
+
+        for module in modules:
+            stack.callback(module.register_forward_hook(guarded(fire), prepend=True).remove)
+        yield
 
 
 @contextmanager
@@ -196,12 +228,11 @@ def _without_inference_tensors(
     Autograd keeps weights for the way back, and refuses those made in inference mode.
     """
     # Module by module: naming all parameters takes half a percent of a ResNet-50's time.
-    tensors = (
-        tensor
-        for module in modules
-        for tensor in (*module._parameters.values(), *module._buffers.values())  # noqa: SLF001
-    )
-    if not any(tensor is not None and tensor.is_inference() for tensor in tensors):
+    tensors: list[Tensor | None] = []
+    for module in modules:
+        tensors += module._parameters.values()  # noqa: SLF001
+        tensors += module._buffers.values()  # noqa: SLF001
+    if not any([tensor.is_inference() for tensor in tensors if tensor is not None]):  # noqa: C419
         return model
     named = chain(model.named_parameters(), model.named_buffers())
     clones = {name: tensor.clone() for name, tensor in named if tensor.is_inference()}

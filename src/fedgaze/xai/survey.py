@@ -10,7 +10,7 @@ from fedgaze.errors import FedgazeError
 from fedgaze.xai.capture import FirstSize
 from fedgaze.xai.layers import named_layers, unwrap
 from fedgaze.xai.running import running
-from fedgaze.xai.tokens import lay_out, main_tensor, patch_layers
+from fedgaze.xai.tokens import lay_out, main_tensor
 
 __all__ = ["map_layers"]
 
@@ -46,8 +46,7 @@ def map_layers(model: nn.Module, images: Tensor) -> dict[str, tuple[int, ...]]:
             found.pop(name, None)
             found[name] = shape
 
-    hooks: list[tuple[nn.Module, Any]] = [(layer, patches) for layer in patch_layers(model)]
-    hooks += [(layer, partial(note, name)) for name, layer in named_layers(model).items()]
-    with running(model, hooks) as forward, torch.no_grad():
+    hooks = [(layer, partial(note, name)) for name, layer in named_layers(model).items()]
+    with running(model, hooks, patches=patches) as forward, torch.no_grad():
         forward(images)
     return found

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,19 +74,17 @@ class Layout:
         return changed.movedim(1, -1).contiguous() if self.channels_last else changed
 
 
-def patch_layers(model: nn.Module) -> list[nn.Module]:
-    """Modules of which the first that runs shows the grid that the model starts from.
+def patch_layers(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Of a model's modules those of which the first that runs shows the grid it starts from.
 
     These are the convolutions with a stride: the embedding of patches in transformers, the stem in
     networks that merge step by step.
 
-    >>> len(patch_layers(nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 8, 1))))
-    1
+    >>> patch_layers([nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 8, 1)])
+    [Conv2d(3, 8, kernel_size=(4, 4), stride=(4, 4))]
     """
     return [
-        module
-        for module in model.modules()
-        if isinstance(module, _CONVOLUTIONS) and max(module.stride) > 1
+        module for module in modules if isinstance(module, _CONVOLUTIONS) and max(module.stride) > 1
     ]
 
 

@@ -25,7 +25,7 @@ __all__ = [
 
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in float32, or in float64 if it is that: what sums are made in."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.float() if tensor.element_size() < 4 else tensor
 
 
 def spatial(tensor: Tensor) -> tuple[int, ...]:
@@ -47,13 +47,12 @@ def weighted(activations: Tensor, weights: Tensor, *, relu: bool = True) -> Tens
     >>> weighted(torch.tensor([[[1.0, 2.0], [3.0, 1.0]]]), torch.tensor([[[1.0], [-1.0]]]))
     tensor([[0., 1.]])
     """
-    dtype = torch.promote_types(
-        torch.promote_types(activations.dtype, weights.dtype), torch.float32
-    )
-    a, w = activations.to(dtype), weights.to(dtype)
+    a, w = wide(activations), wide(weights)
+    if a.dtype != w.dtype:
+        a, w = a.double(), w.double()
     if w[0, 0].numel() == 1:
         # One product of matrices, and nothing of the size of the activations beside them.
-        raw = torch.einsum("nk,nk...->n...", w.flatten(1), a)
+        raw = (w.flatten(1)[:, None] @ a.flatten(2)).reshape(len(a), *a.shape[2:])
     else:
         raw = (w * a).sum(1)
     return raw.relu() if relu else raw

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fedgaze.errors import FedgazeError, nearest
-from fedgaze.xai.maps import is_flat
+from fedgaze.xai.maps import extent
 from fedgaze.xai.methods.budget import Judge, foretold, read_budget
 from fedgaze.xai.methods.cam import wide
 from fedgaze.xai.methods.channels import first_of, scattered, weighted_by
@@ -171,7 +171,7 @@ def is_cam(
 
 
 def _map(activations: Tensor, judge: Judge, channels: int | None, weighting: str) -> Tensor:
-    live = ~is_flat(activations.flatten(0, 1)).view(activations.shape[:2])
+    live = ~extent(activations.flatten(0, 1)).flat.view(activations.shape[:2])
     index = first_of(live)
     if channels is not None and read_budget(channels) < index.shape[1]:
         known = foretold(activations, live, judge, channels)
