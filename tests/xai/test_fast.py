@@ -108,16 +108,20 @@ def is_copy(prepared: Prepared, model: nn.Module) -> bool:
     return not any(id(module) in own for module in prepared.model.modules())
 
 
+@pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("classes", [[3, 3], [0, 6], None])
+@pytest.mark.parametrize("relu", [None, "1"])
 def test_a_classifying_convolution_goes_back_from_the_explained_classes(
-    classes: list[int] | None,
+    classes: list[int] | None, relu: str | None, inplace: bool
 ) -> None:
-    own, images = nn.Conv2d(5, 7, 1), torch.rand(2, 5, 3, 4, requires_grad=True)
+    own = nn.Sequential(nn.Conv2d(5, 7, 1), nn.ReLU(inplace))
+    images = torch.rand(2, 5, 3, 4, requires_grad=True)
     other = copy.deepcopy(own).requires_grad_(requires_grad=False)
-    shorten_way_back(other)
+    shorten_way_back(other, "0", relu)
+    assert type(other[0]) is not nn.Conv2d
 
     def gradient(module: nn.Module) -> Tensor:
-        scores = module(images).relu().mean((2, 3))
+        scores = module(images).square().mean((2, 3))
         chosen = scores * 0 if classes is None else scores[[0, 1], classes]
         return torch.autograd.grad(chosen.sum(), images)[0]
 
@@ -127,9 +131,24 @@ def test_a_classifying_convolution_goes_back_from_the_explained_classes(
 
 def test_only_a_pointwise_convolution_is_changed() -> None:
     for module in (nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 1, stride=2), nn.Linear(2, 2)):
-        kind = type(module)
-        shorten_way_back(module)
-        assert type(module) is kind
+        model = nn.Sequential(module, nn.ReLU())
+        shorten_way_back(model, "0", "1")
+        assert type(model[0]) is type(module)
+        assert type(model[1]) is nn.ReLU
+
+
+@pytest.mark.parametrize("layer", ["classifier.1", "classifier.2", "features"])
+def test_each_layer_of_a_convolutional_classifier_keeps_its_map(layer: str) -> None:
+    model, images = build("squeezenet1_1"), torch.rand(3, 3, 96, 96)
+    classes = torch.tensor([5, 5, 700])
+    # Copies are shared where that is sound.
+    prepared = [prepare(model, images, [each], "fast") for each in ("features", layer)]
+    assert [each.precision for each in prepared] == ["fast", "fast"]
+    expected = logits_and_capture(model, layer, images, classes)
+    found = logits_and_capture(prepared[1].model, layer, images, classes)
+    for one, two in zip(found, expected, strict=True):
+        close(one, two)
+    assert bool((expected[1] < 0).any()) == (layer == "classifier.1")
 
 
 def test_what_watches_the_way_back_gets_the_model_s_own_classifier() -> None:
@@ -884,3 +903,32 @@ def test_earlier_layers_are_refused_in_bf16(real_data: Path, layer: str) -> None
     prepared = prepare(model, torch.rand(1, 3, 224, 224), [layer], "bf16")
     assert prepared.precision == "fast"
     assert f"bfloat16 would distort '{layer}'" in str(prepared.reason)
+
+
+class Sized(nn.Sequential):
+    seen: list[int] = []  # noqa: RUF012 - shared with copies on purpose
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        return super().forward(x)
+
+
+def test_a_copy_takes_eight_images_at_a_time_unless_somebody_may_count_them() -> None:
+    parts = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    model = Sized(*parts, nn.Linear(8, 5)).eval()
+    images = torch.rand(19, 3, 32, 32)
+
+    def sizes(targets: Any = None, **options: Any) -> list[int]:
+        fast = explain(model, images, layers="2", precision="fast", targets=targets, **options)
+        Sized.seen.clear()
+        again = explain(model, images, layers="2", precision="fast", targets=targets, **options)
+        assert again.precision == "fast"
+        assert torch.equal(again.raw, fast.raw)
+        full = explain(model, images, layers="2", targets=list(range(5)) * 3 + [0] * 4)
+        if targets is not None and not callable(targets):
+            close(again.raw, full.raw)
+        return Sized.seen[:-1]
+
+    assert sizes(list(range(5)) * 3 + [0] * 4) == [8, 8, 3]
+    assert sizes(batch_size=19) == [19]
+    assert sizes(lambda outputs: outputs[torch.arange(19), torch.arange(19) % 5]) == [19]

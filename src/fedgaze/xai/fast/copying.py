@@ -26,7 +26,11 @@ def layout_of(device: torch.device, precision: Precision) -> torch.memory_format
 
 
 def make_copy(
-    model: nn.Module, inputs: Inputs, seen: Watch, precision: Precision, *, whole: bool = True
+    model: nn.Module,
+    inputs: Inputs,
+    seen: Watch,
+    precision: Precision,
+    head: tuple[str, str | None] | None = None,
 ) -> nn.Module | None:
     """Copy a model, make the copy fast, and compare what both say to an image.
 
@@ -35,8 +39,7 @@ def make_copy(
         inputs: Its arguments for one image or more.
         seen: What was seen when the first image ran through the model.
         precision: ``"fast"`` or ``"bf16"``.
-        whole: Whether each layer goes back from all that it returned: what watches the way back
-            then finds the model's own operations. See `shorten_way_back`.
+        head: For `shorten_way_back`; None where the way back is watched, and has to be the model's.
 
     Returns:
         The copy, frozen and in eval mode; None if other modules ran in it, or it says something
@@ -47,8 +50,8 @@ def make_copy(
         module.training = False  # directly, since people override `train()`
     made.requires_grad_(requires_grad=False)
     fuse(made, seen.pairs)
-    if seen.head is not None and not whole:
-        shorten_way_back(made.get_submodule(seen.head))
+    if head is not None:
+        shorten_way_back(made, *head)
     layout = layout_of(inputs.images.device, precision)
     for parameter in made.parameters():
         if parameter.dim() == 4:

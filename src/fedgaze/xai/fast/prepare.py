@@ -147,7 +147,7 @@ class _Known:
     stamp: Stamp
     effort: Effort | None = None
     choices: dict[tuple[Any, ...], _Choice] = field(default_factory=dict)
-    copies: dict[tuple[str, frozenset[str], bool], nn.Module] = field(default_factory=dict)
+    copies: dict[tuple[Any, ...], nn.Module] = field(default_factory=dict)
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
@@ -234,15 +234,15 @@ def _copied(
     known: _Known, model: nn.Module, wish: _Wish, seen: Watch, precision: Precision
 ) -> nn.Module | str:
     """A copy, that of an earlier choice if it serves; or why there is none."""
-    whole = goes_far_back(wish.method)
-    recipe = (precision, frozenset(seen.pairs), whole)
+    head = None if goes_far_back(wish.method) else seen.head
+    recipe = (precision, frozenset(seen.pairs), head)
     if recipe in known.copies:
         return known.copies[recipe]
     if len(known.copies) == _COPIES:
         known.copies.clear()
         known.choices.clear()
     try:
-        made = make_copy(model, wish.inputs, seen, precision, whole=whole)
+        made = make_copy(model, wish.inputs, seen, precision, head)
     except Exception as error:  # noqa: BLE001 - whatever a copy cannot do, the model may
         said = str(error).strip().split("\n")[0]
         return f"a copy does not work ({type(error).__name__}: {said})"

@@ -1,7 +1,7 @@
 """Watch: what happens when an image runs through a model."""
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ class Watch:
         kept: By target layer, what it returned at its last call.
         outputs: All tensors of what the model returned.
         stem: The first convolution that ran; None if none did.
-        head: The last module with a weight matrix that ended; None if none did.
+        head: The last module with a weight matrix that ended, and the ReLU that read its output
+            next; None if there is none.
         weighing: By target layer, the modules with weight matrices that ended after it.
         reordered: Whether a convolution after the stem read a feature map channels first.
         products: How many products each convolution added up.
@@ -36,10 +37,11 @@ class Watch:
     def __init__(self, layers: Collection[str]) -> None:
         self.calls: Counter[str] = Counter()
         self.pairs: dict[str, str] = {}
+        self._relus: dict[str, str] = {}
         self.kept: dict[str, Tensor] = {}
         self.outputs: list[Tensor] = []
         self.stem: str | None = None
-        self.head: str | None = None
+        self.head: tuple[str, str | None] | None = None
         self.weighing: dict[str, list[str]] = {}
         self.reordered = False
         self.products: list[int] = []
@@ -66,7 +68,7 @@ class Watch:
             if alone and (next(module.children(), None) is None or is_norm(module)):
                 self._see_pair(name, module, first, output)
             if any(p is not None and p.dim() > 1 for p in module._parameters.values()):  # noqa: SLF001
-                self.head = name
+                self.head = name, None
                 for after in self.weighing.values():
                     after.append(name)
             main = main_tensor(output)
@@ -83,14 +85,20 @@ class Watch:
         # Dataclasses are not looked into by the tree functions.
         held = dict(vars(outputs)) if hasattr(outputs, "__dataclass_fields__") else outputs
         self.outputs = [leaf for leaf in tree_leaves(held) if isinstance(leaf, Tensor)]
-        self.pairs = {
-            convolution: norm
-            for convolution, norm in self.pairs.items()
+        self.pairs = self._inseparable(self.pairs)
+        if self.head is not None:
+            name, _ = self.head
+            self.head = name, self._inseparable(self._relus).get(name)
+
+    def _inseparable(self, pairs: Mapping[str, str]) -> dict[str, str]:
+        return {
+            first: second
+            for first, second in pairs.items()
             # One that runs twice may feed something else the second time. A layer that ends with
-            # the convolution, and not with its BatchNorm, would return something else.
-            if self.calls[convolution] == self.calls[norm] == 1
+            # the first, and not with the second, would return something else.
+            if self.calls[first] == self.calls[second] == 1
             and not any(
-                _within(convolution, layer) and not _within(norm, layer) for layer in self._layers
+                _within(first, layer) and not _within(second, layer) for layer in self._layers
             )
         }
 
@@ -109,9 +117,12 @@ class Watch:
     def _see_pair(self, name: str, module: nn.Module, read: Any, output: Any) -> None:
         if self._last is not None:
             before, convolution, made, version = self._last
-            unchanged = read is made and made._version == version  # noqa: SLF001
-            if unchanged and can_fuse(convolution, module, made):
+            writes = made._version - version if read is made else -1  # noqa: SLF001
+            if writes == 0 and can_fuse(convolution, module, made):
                 self.pairs[before] = name
+            # One that works in place has written by now.
+            if type(module) is nn.ReLU and writes == module.inplace:
+                self._relus[before] = name
         self._last = None
         if isinstance(output, Tensor):
             self._last = (name, module, output, output._version)  # noqa: SLF001
