@@ -230,15 +230,14 @@ class Capture:
                     "that runs when the model is called"
                 )
         with torch.set_grad_enabled(self._wants_gradients or self._graph):
-            scores = score(outputs)
-        return Captured(
-            self._held,
-            scores,
-            self._calls,
-            self._patches.size,
-            graph=self._graph,
-            retain=self._retain,
-        )
+            return Captured(
+                self._held,
+                score(outputs),
+                self._calls,
+                self._patches.size,
+                graph=self._graph,
+                retain=self._retain,
+            )
 
     def _keep(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> Any:
         """Forward hook: keep the output and hand on a clone, which in-place work may overwrite."""

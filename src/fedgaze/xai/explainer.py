@@ -335,7 +335,7 @@ def _outer_chunks(plan: Plan, inputs: Inputs, *, copied: bool) -> Chunks:
     one = inputs.take(0, 1)
     first = torch.zeros(1, dtype=torch.long, device=inputs.images.device)
     # Not remembered: it depends on the targets, too, which are known when the model has run.
-    found = budget.chunks(plan.model, None, lambda: plan.probe(one, first))
+    found = budget.chunks(plan.model, None, lambda _: plan.probe(one, first))
     return Chunks(min(count, found.size))
 
 

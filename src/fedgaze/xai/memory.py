@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -13,7 +14,6 @@ from fedgaze.errors import FedgazeError
 
 __all__ = [
     "DEFAULT_MEMORY",
-    "SEVERAL",
     "Budget",
     "Chunks",
     "is_out_of_memory",
@@ -24,9 +24,6 @@ __all__ = [
 T = TypeVar("T")
 
 DEFAULT_MEMORY = 512 * 2**20
-
-SEVERAL = 16
-"""How many variants run to find out what one takes, where they share much of it."""
 
 _COSTS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[Any, ...] | None, int]] = (
     weakref.WeakKeyDictionary()
@@ -145,8 +142,8 @@ class Budget(NamedTuple):
         self,
         model: nn.Module,
         key: tuple[Any, ...] | None,
-        one: Callable[[], object],
-        several: Callable[[], object] | None = None,
+        run: Callable[[int], object],
+        most: int = 1,
     ) -> Chunks:
         """Find out how many variants go into one pass.
 
@@ -154,9 +151,9 @@ class Budget(NamedTuple):
             model: The model.
             key: What is run; the bytes that one variant takes are remembered for it. None where
                 they are not to be.
-            one: Runs one variant.
-            several: Runs 16 variants, which share much of what one takes. It is called where they
-                fit.
+            run: Runs so many variants.
+            most: Where variants share much of what one takes, more than one are run to see it, so
+                many at most.
         """
         if self.batch_size is not None:
             return Chunks(self.batch_size)
@@ -164,9 +161,12 @@ class Budget(NamedTuple):
         memory = (self.memory or DEFAULT_MEMORY) * 7 // 8
         costs = {} if key is None else _COSTS.setdefault(model, {})
         if key not in costs:
-            costs[key] = max(1, peak_bytes(one))
-            if several is not None and costs[key] * SEVERAL <= memory:
-                costs[key] = max(1, peak_bytes(several) // SEVERAL)
+            count, more = 0, 1
+            # So many as surely fit, by what is known so far.
+            while more > 2 * count:
+                count = more
+                costs[key] = max(1, peak_bytes(partial(run, count)) // count)
+                more = min(memory // costs[key], most)
         return Chunks(max(1, memory // costs[key]))
 
 

@@ -12,7 +12,7 @@ from fedgaze.errors import FedgazeError
 from fedgaze.xai.backward import gradients_of
 from fedgaze.xai.capture import Capture, Captured
 from fedgaze.xai.inputs import Inputs
-from fedgaze.xai.memory import DEFAULT_MEMORY, SEVERAL, Budget, Chunks, is_out_of_memory
+from fedgaze.xai.memory import DEFAULT_MEMORY, Budget, Chunks, is_out_of_memory
 from fedgaze.xai.running import frozen, running, twice_differentiable
 from fedgaze.xai.targets import Scorer
 from fedgaze.xai.tokens import Layout, lay_out, main_tensor, with_main
@@ -377,7 +377,7 @@ class Runner:
         one_image: bool = False,
     ) -> Tensor:
         """Scores ``(N, S, count)`` of all variants, a chunk at a time."""
-        chunks = self._chunks(key, run, one_image=one_image, on_cpu=_CPU_MEMORY)
+        chunks = self._chunks(key, run, most=count if one_image else 1, on_cpu=_CPU_MEMORY)
         total = len(self) * count
         step = count if one_image else total
         parts: list[Tensor] = []
@@ -395,21 +395,20 @@ class Runner:
         key: tuple[Any, ...],
         run: Callable[[Tensor, Tensor], object],
         *,
-        one_image: bool = False,
+        most: int = 1,
         on_cpu: int = DEFAULT_MEMORY,
     ) -> Chunks:
         budget, device = self._budget, self.images.device
         if budget.memory is None and device.type == "cpu":
             budget = budget._replace(memory=on_cpu)
         first = torch.zeros(1, dtype=torch.long, device=device)
-        many = first.expand(SEVERAL)
         # Each score has a gradient of its own.
         what = (tuple(self.images.shape[1:]), self.images.dtype, self.clean.shape[1])
         return budget.chunks(
             self.model,
             (*key, *what),
-            lambda: run(first, first),
-            (lambda: run(many, many)) if one_image else None,
+            lambda many: run(first.expand(many), first.expand(many)),
+            most,
         )
 
     def _items(self, start: int, stop: int, count: int) -> tuple[Tensor, Tensor]:

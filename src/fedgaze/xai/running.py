@@ -63,8 +63,10 @@ def running(
     with ExitStack() as stack:
         stack.enter_context(lock_of(model))
         modules = list(model.modules()) if parts is None else parts
-        # Nothing that is made in inference mode can have gradients later.
+        # Nothing made in inference mode can have gradients later; to leave it turns them on.
+        wanted = torch.is_grad_enabled()
         stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.set_grad_enabled(wanted))
         stack.enter_context(_evaluating(modules))
         stack.enter_context(_uncompiled(modules))
         for module, hook in hooks:

@@ -101,6 +101,17 @@ def test_what_lies_below_the_layer_runs_once_a_chunk_and_what_lies_above_for_eac
     assert max(above) == 6
 
 
+def test_hundreds_of_channels_take_few_passes_without_a_graph() -> None:
+    # Below the layer one image takes more than fifty ablated maps above it.
+    below = nn.Sequential(nn.Conv2d(1, 64, 1), nn.Conv2d(64, 300, 1), nn.AdaptiveAvgPool2d(2))
+    model = nn.Sequential(below, nn.Flatten(), nn.Linear(1200, 5)).eval()
+    runs: list[bool] = []
+    below.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    explain(model, torch.rand(1, 1, 128, 128), "ablationcam", 1, "0")
+    assert len(runs) < 8
+    assert not any(runs)
+
+
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_the_batch_and_its_cutting_change_nothing(
     staged: Callable[..., nn.Module], pictures: Callable[..., Tensor], batch_size: int
