@@ -5,7 +5,7 @@
 ResNet-50 and ViT-B/16 of torchvision with random weights, the layer of the automatic choice, eval
 mode, float32, for fedgaze, pytorch-grad-cam, Captum and torchcam, each through its public interface
 and as its own documentation shows it, with an explainer that is made once where the library has
-one. How time and memory are measured is said in `common`.
+one. How time and memory are measured is said in `common`; time is that on one thread.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from common import (
     interleaved,
     parser,
     peak,
+    steadied,
     tell,
 )
 from subjects import Subject, forward, pictures, subject
@@ -43,8 +44,8 @@ METHODS: dict[str, dict[str, str]] = {
     "eigengradcam": {"pytorch-grad-cam": "EigenGradCAM"},
 }
 SPECTRAL = ("eigencam", "eigengradcam")
-# The peers' full SVD takes many times a forward pass: once is enough to see that.
-PEERS_ONCE = 3
+# The peers' full SVD takes many times a forward pass: few turns are enough to see that.
+FEW = 3
 LIMITS = {"ResNet-50": 1.05, "ViT-B/16": 1.15}
 MEMORY = {1: 16.0, 16: 64.0}
 
@@ -113,14 +114,14 @@ def measure_time(model: str, batch: int, repeats: int) -> dict[tuple[str, str], 
     runs |= {f"{FEDGAZE} {m}": explainer(FEDGAZE, m, first, images) for m in METHODS}
     for library in libraries("gradcam", first):
         runs[f"{library} gradcam"] = explainer(library, "gradcam", subject(model), images)
-    found = ratios(interleaved(runs, repeats))
+    found = ratios(interleaved(runs, repeats, warmup=1))
     # The other methods of peers have no limits to be held to, and are told of less precisely.
     for method in METHODS:
         for library in libraries(method, first):
             if method != "gradcam":
                 peer = explainer(library, method, subject(model), images)
                 few = {"plain": runs["plain"], f"{library} {method}": peer}
-                found |= ratios(interleaved(few, PEERS_ONCE, warmup=1))
+                found |= ratios(interleaved(few, FEW if batch == 1 else 1, warmup=int(batch == 1)))
     return found
 
 
@@ -152,16 +153,19 @@ def report_of(options: argparse.Namespace) -> Report:
     report = Report(
         "What the CAM family costs",
         "The last layer of ResNet-50 and the last block of ViT-B/16 (torchvision, random weights, "
-        "224 × 224, float32, eval mode). Time is the median CPU time as a ratio to that of a plain "
-        "forward pass under `no_grad`, all taking turns; memory is how far the peak of resident "
-        f"memory exceeds that of the forward pass, at first and after more calls. {versions}.",
+        "224 × 224, float32, eval mode). Time is the median CPU time, on one thread, as a ratio to "
+        "that of a plain forward pass under `no_grad`, all taking turns; memory is how far the "
+        "peak of resident memory exceeds that of the forward pass, at first and after more calls. "
+        f"{versions}.",
         ("model", "batch", "method", "library", "time", "memory", "memory later"),
     )
     for model in options.models:
         for batch in options.batches:
             # As many calls as are needed to see a leak, fewer where the models take long.
-            later = 2 if options.quick else 100 if batch == 1 else 20
-            times = measure_time(model, batch, options.repeats)
+            later = 2 if options.quick else 100
+            # What one image takes above the forward pass is little: more turns are needed to tell.
+            repeats = options.repeats * 3 if batch == 1 else max(3, options.repeats // 2)
+            times = measure_time(model, batch, repeats)
             for (library, method), ratio in times.items():
                 cells = ["", ""]
                 if library == FEDGAZE or method == "gradcam":
@@ -196,6 +200,7 @@ def main() -> None:
     made.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     options = made.parse_args()
     begin(options)
+    steadied(options)
     if options.alone:
         what = json.loads(options.alone)
         print(json.dumps(measure_memory(repeats=what.pop("later"), **what)))

@@ -1,7 +1,9 @@
 """What the benchmarks share: how time and memory are measured, and how results are told.
 
 Time is CPU time of all threads of the process. What is compared takes turns, so that what else the
-machine does strikes all of it; a ratio is that of the medians.
+machine does strikes all of it; a ratio is that of the medians. Threads that wait for each other
+spin, which counts as CPU time: `steadied` runs a script on one thread, and with an allocator that
+keeps what was freed, since to get it anew from the system takes up to a third of a forward pass.
 
 Memory is resident memory, watched by a thread every half millisecond, in a process of its own for
 each thing measured. Its allocator gives memory back at once, so what was freed is not counted.
@@ -37,6 +39,10 @@ Run = Callable[[], object]
 DATA = Path(os.environ.get("FEDGAZE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 # Blocks from 64 KiB on come from the system and go back to it, so resident memory says what lives.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+ALLOCATOR["MALLOC_TOP_PAD_"] = "0"
+# And the other way round: what was freed stays.
+STEADY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+STEADY["MALLOC_TOP_PAD_"] = str(2**28)
 MIB = 2**20
 
 
@@ -118,6 +124,16 @@ def begin(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     if options.quick:
         options.repeats = min(options.repeats, 3)
+
+
+def steadied(options: argparse.Namespace) -> None:
+    """Start the script anew where the allocator is not the steady one; then take one thread."""
+    import torch
+
+    if not (options.alone or os.environ.items() >= STEADY.items()):
+        again = [sys.executable, *sys.argv]
+        os.execve(sys.executable, again, os.environ | STEADY)  # noqa: S606
+    torch.set_num_threads(1)
 
 
 def interleaved(runs: Mapping[str, Run], repeats: int, warmup: int = 2) -> dict[str, float]:

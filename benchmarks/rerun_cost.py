@@ -260,7 +260,7 @@ def main() -> None:
     made = parser(__doc__)
     made.set_defaults(repeats=3)
     made.add_argument("--channels", type=int, default=64, help="measured of 2,048")
-    made.add_argument("--photographs", type=int, default=4, help="0 for none, 60 for all")
+    made.add_argument("--photographs", type=int, default=8, help="0 for none, 60 for all")
     options = made.parse_args()
     begin(options)
     warnings.filterwarnings("ignore")

@@ -13,6 +13,7 @@ from fedgaze.errors import FedgazeError
 from fedgaze.xai.backward import gradients_of
 from fedgaze.xai.inputs import Inputs
 from fedgaze.xai.running import frozen, running, twice_differentiable
+from fedgaze.xai.sparse import sparse_ways_back
 from fedgaze.xai.tokens import main_tensor, with_main
 
 __all__ = ["Capture", "Captured", "FirstSize"]
@@ -160,6 +161,7 @@ class Capture:
         self._retain = retain
         self._parts = parts
         self._stack = ExitStack()
+        self._above = ExitStack()
         self._clear()
 
     def __enter__(self) -> Self:
@@ -221,7 +223,7 @@ class Capture:
     ) -> Captured:
         self._clear()
         args, kwargs = images.call() if isinstance(images, Inputs) else ([images], {})
-        with torch.set_grad_enabled(grad_below):
+        with torch.set_grad_enabled(grad_below), ExitStack() as self._above:
             outputs = self._forward(*args, **kwargs)
         for name in self._layers:
             if name not in self._held:
@@ -255,6 +257,9 @@ class Capture:
                     "has gradients; use no_grad there, or choose a layer after it"
                 )
             torch.set_grad_enabled(True)
+            if not (self._held or self._graph or self._retain):
+                modules = self._model.modules() if self._parts is None else self._parts
+                self._above.enter_context(sparse_ways_back(modules))
             # One that an earlier layer feeds stays in the graph, or that had no gradient.
             if not ((self._held or self._graph) and tensor.requires_grad):
                 tensor = tensor.detach().requires_grad_()

@@ -233,7 +233,7 @@ def laid() -> Callable[..., Laid]:
         def last(_module: nn.Module, _inputs: Any, output: Any) -> None:
             kept["tensor"] = main_tensor(output)
 
-        handles = [each.register_forward_hook(first) for each in patch_layers(model)]
+        handles = [each.register_forward_hook(first) for each in patch_layers(model.modules())]
         handles.append(module.register_forward_hook(last))
         with torch.no_grad():
             model(images)
