@@ -130,7 +130,9 @@ def steadied(options: argparse.Namespace) -> None:
     """Start the script anew where the allocator is not the steady one; then take one thread."""
     import torch
 
-    if not (options.alone or os.environ.items() >= STEADY.items()):
+    if options.alone:  # for its memory
+        return
+    if not os.environ.items() >= STEADY.items():
         again = [sys.executable, *sys.argv]
         os.execve(sys.executable, again, os.environ | STEADY)  # noqa: S606
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from common import DATA, Report, begin, interleaved, parser, tell
-from subjects import forward, pictures, subject
+from subjects import forward, pictures, subject, trained
 
 # Of the plain forward pass, at batch 16.
 TARGETS = {
@@ -96,18 +96,6 @@ def spearman(one: Tensor, two: Tensor) -> Tensor:
 
     pairs = zip(one.tolist(), two.tolist(), strict=True)
     return torch.tensor([spearmanr(a, b).statistic for a, b in pairs])
-
-
-def trained(name: str) -> nn.Module:
-    from safetensors.torch import load_file
-    from torchvision.models import get_model
-
-    model: nn.Module = get_model(name, weights=None)
-    (file,) = (DATA / "weights").glob(f"{name}_imagenet*.safetensors")
-    weights = load_file(file)
-    floats = {key: each.float() for key, each in weights.items() if each.is_floating_point()}
-    model.load_state_dict(weights | floats)
-    return model.eval()
 
 
 def photographs(count: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Does the map's maximum lie on the object? The pointing game, beside the centre and a peer.
 
-Real weights (SqueezeNet 1.1) on photographs with boxes from FEDGAZE_DATA: 164 kangaroos (class 104)
+Real weights (SqueezeNet 1.1, and for CAM, which asks for another kind of classifier, MobileNetV2)
+on photographs with boxes from FEDGAZE_DATA: 164 kangaroos (class 104)
 and 39 pictures of COCO. Counted are the photographs in which one of the model's five likeliest
 classes has a box; that class is explained, and a hit is a maximum inside one of its boxes (Zhang et
 al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, without their margin of 15
@@ -12,6 +13,7 @@ run the model once a channel take the first photographs of each set only; those 
 of times a channel, 32 of the channels.
 """
 
+import argparse
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from common import DATA, Report, begin, parser, tell
 from fedgaze.models import IMAGENET
 from fedgaze.xai import explain, find_method, list_methods
+from subjects import trained
 
 SIDE = 224
 KANGAROO = 104
@@ -46,6 +49,11 @@ PEERS = {
     "scorecam": "ScoreCAM",
     "ablationcam": "AblationCAM",
 }
+# Their layers, and which methods are asked of them; None for all that work there.
+MODELS: dict[str, tuple[list[str], list[str] | None]] = {
+    "squeezenet1_1": (["features", "classifier.1"], None),
+    "mobilenet_v2": (["features.18"], ["cam", "gradcam"]),
+}
 # What runs the model once a channel: on so many photographs of each set, and one layer.
 RERUNS = 16
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -62,15 +70,6 @@ class Photograph(NamedTuple):
     pixels: Tensor
     label: int
     boxes: list[Box]
-
-
-def squeezenet() -> nn.Module:
-    from safetensors.torch import load_file
-    from torchvision.models import squeezenet1_1
-
-    model: nn.Module = squeezenet1_1()
-    model.load_state_dict(load_file(DATA / "weights" / "squeezenet1_1_imagenet.safetensors"))
-    return model.eval()
 
 
 def prepared(file: Path) -> tuple[Tensor, Callable[[Box], Box]]:
@@ -115,6 +114,9 @@ def coco() -> Iterator[tuple[Tensor, dict[int, list[Box]]]]:
             for label in entry["imagenet_map"].get(names[each["category_id"]], ()):
                 by_class.setdefault(label, []).append(box)
         yield pixels, by_class
+
+
+SETS = {"kangaroo": kangaroos, "COCO": coco}
 
 
 def known_to(
@@ -175,39 +177,46 @@ def peers(model: nn.Module, layer: str, method: str) -> Callable[[list[Photograp
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--layers", nargs="+", default=["features", "classifier.1"])
+    arguments.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     arguments.add_argument("--methods", nargs="+", help="by default all but those of attention")
     options = arguments.parse_args()
     begin(options)
     warnings.filterwarnings("ignore")
-    model = squeezenet()
-    sets = {"kangaroo": known_to(model, kangaroos()), "COCO": known_to(model, coco())}
-    if options.quick:
-        sets = {name: photographs[:4] for name, photographs in sets.items()}
     report = Report(
         "Does the maximum lie on the object? (`benchmarks/pointing.py`)",
         " ".join((__doc__ or "").split("\n\n", 1)[1].split()),
-        ("method", "layer", *(text for name in sets for text in (name, "pytorch-grad-cam"))),
+        ("model", "method", "layer", *(text for n in SETS for text in (n, "pytorch-grad-cam"))),
     )
-    middle = torch.zeros(SIDE, SIDE)
-    middle[SIDE // 2, SIDE // 2] = 1
-    found = {name: hits(middle.expand(len(each), -1, -1), each) for name, each in sets.items()}
-    report.row(
-        "the middle", "", *(t for n, c in found.items() for t in (f"{c}/{len(sets[n])}", ""))
-    )
-    names = [each.name for each in list_methods() if each.kind != "attention"]
-    for method in options.methods or names:
-        reruns = find_method(method).many and find_method(method).layers
-        layers = options.layers if find_method(method).layers else [""]
-        for layer in layers[:1] if reruns else layers:
-            some = {n: each[: RERUNS if reruns else None] for n, each in sets.items()}
-            row(report, model, method, layer, some)
+    for name in options.models:
+        play(report, name, options)
     tell(report, options)
 
 
-def row(
+def play(report: Report, name: str, options: argparse.Namespace) -> None:
+    """All methods that are asked of a model."""
+    model, (layers, asked) = trained(name), MODELS[name]
+    sets = {which: known_to(model, photographs()) for which, photographs in SETS.items()}
+    if options.quick:
+        sets = {which: photographs[:4] for which, photographs in sets.items()}
+    middle = torch.zeros(SIDE, SIDE)
+    middle[SIDE // 2, SIDE // 2] = 1
+    cells: list[str] = []
+    for each in sets.values():
+        cells += [f"{hits(middle.expand(len(each), -1, -1), each)}/{len(each)}", ""]
+    report.row(name, "the middle", "", *cells)
+    every = [
+        each.name for each in list_methods() if each.kind != "attention" and each.name != "cam"
+    ]
+    for method in options.methods or asked or every:
+        reruns = find_method(method).many and find_method(method).layers
+        for layer in layers[: 1 if reruns else None] if find_method(method).layers else [""]:
+            some = {n: each[: RERUNS if reruns else None] for n, each in sets.items()}
+            report.row(name, method, layer, *judged(report, model, method, layer, some))
+
+
+def judged(
     report: Report, model: nn.Module, method: str, layer: str, sets: dict[str, list[Photograph]]
-) -> None:
+) -> list[str]:
     """Judge a method at a layer, beside the peer where that has it."""
     cells: list[str] = []
     for name, photographs in sets.items():
@@ -216,9 +225,9 @@ def row(
         if method in PEERS:
             theirs = hits(peers(model, layer or "features", method)(photographs), photographs)
             cells[-1] = f"{theirs}/{len(photographs)}"
-            where = f"{method}, {layer or 'input'}, {name}"
+            where = f"{type(model).__name__}, {method}, {layer or 'input'}, {name}"
             report.check(f"hits fewer than pytorch-grad-cam: {where}", theirs - found, at_most=1)
-    report.row(method, layer, *cells)
+    return cells
 
 
 if __name__ == "__main__":

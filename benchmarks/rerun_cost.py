@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from common import DATA, MIB, Report, Run, alone, begin, parser, peak, tell
-from subjects import forward, pictures, subject
+from subjects import forward, pictures, subject, trained
 
 ALL = 2048
 BUDGET = 100
@@ -195,9 +195,9 @@ def measure_agreement(photographs: int) -> list[float]:
     from scipy.stats import spearmanr
 
     from fedgaze.xai import explain
-    from pointing import prepared, squeezenet
+    from pointing import prepared
 
-    model = squeezenet()
+    model = trained("squeezenet1_1")
     files = sorted((DATA / "photos" / "imagenet").glob("*.JPEG"))
     files = files[:: max(1, len(files) // photographs)][:photographs]
     found: list[float] = []

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from common import DATA
+
 
 class Subject(NamedTuple):
     """A model, the layer to explain, and how a peer has to lay out its tokens (or None)."""
@@ -38,6 +40,19 @@ def subject(name: str, seed: int = 0) -> Subject:
         # torchvision sets the last layer of a ViT to zero: all gradients would vanish.
         nn.init.normal_(model.get_submodule("heads.head").get_parameter("weight"), std=0.02)
     return Subject(model.eval(), layer, grid)
+
+
+def trained(name: str) -> nn.Module:
+    """A model of torchvision with its real weights, from FEDGAZE_DATA."""
+    from safetensors.torch import load_file
+    from torchvision.models import get_model
+
+    model: nn.Module = get_model(name, weights=None)
+    (file,) = (DATA / "weights").glob(f"{name}_imagenet*.safetensors")
+    weights = load_file(file)
+    floats = {key: each.float() for key, each in weights.items() if each.is_floating_point()}
+    model.load_state_dict(weights | floats)
+    return model.eval()
 
 
 def pictures(batch: int, seed: int = 0, side: int = 224) -> Tensor:
