@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ def _local(server: Server) -> None:
 def _simulation(server: Server) -> None:
     from flwr.simulation import run_simulation
 
+    # Flower's thread would import it while this one imports other things, which once went wrong.
+    import_module("ray")
     task = server.setup.task
     app = ServerApp()
 
