@@ -35,7 +35,7 @@ class Explanation:
         per_layer: What the method gave for each layer, ``(R, h, w)`` by name; of methods that
             explain no layer under ``"input"`` or ``"attention"``.
         attributions: Of methods that judge each number of an image: ``(R, C, H, W)``, signed;
-            else None.
+            else, and for several layers, None.
         images: ``(R,)``: which image each map belongs to. With S targets an image, the rows of an
             image stand together: ``heatmaps.unflatten(0, (N, S))``.
         targets: ``(R,)``: the explained classes; None where no class was explained.

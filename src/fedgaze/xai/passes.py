@@ -190,14 +190,14 @@ class Plan:
                 Runner(self.model, inputs, scorer, layers, self.budget, graph=self.graph) as runner,
                 torch.set_grad_enabled(self.graph),
             ):
-                with torch.set_grad_enabled(self.graph):
-                    found = wide(self.method.compute(runner, **self.options))
+                found = wide(self.method.compute(runner, **self.options))
                 _ = runner.clean  # of methods that never ran the images themselves
                 calls = max(calls, runner.calls)
             if found.dim() == inputs.images.dim() + 1:
-                attributions = found
-                found = reduced(found.flatten(0, 1), self.method.reduction)
-                found = found.unflatten(0, attributions.shape[:2])
+                # Of several layers each has its own, and there is no telling how they add up.
+                attributions = found if len(self.modules) < 2 else None
+                targets = found.shape[:2]
+                found = reduced(found.flatten(0, 1), self.method.reduction).unflatten(0, targets)
             maps[name] = found
         finite = torch.stack([_is_finite(each.flatten(0, 1)) for each in maps.values()]).all(0)
         finite = finite.view(len(inputs), -1)

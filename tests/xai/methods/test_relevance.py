@@ -265,6 +265,16 @@ class Hooked(nn.Module):
         return self.fc(F.relu(self.conv(x[:, :2])).mean((2, 3, 4)))
 
 
+def test_of_several_layers_no_single_one_passes_for_all(resnet: nn.Module) -> None:
+    images, layers = torch.randn(2, 3, 32, 32), ["layer1", "layer2"]
+    alone = [explain(resnet, images, "guided_gradcam", 1, layer) for layer in layers]
+    together = explain(resnet, images, "guided_gradcam", 1, layers)
+    assert together.attributions is None
+    for name, one in zip(layers, alone, strict=True):
+        assert one.attributions is not None
+        assert close(together.per_layer[name], one.raw)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_explain_knows_them_and_leaves_the_model_as_it_was(name: str) -> None:
     model = Hooked()
