@@ -15,8 +15,10 @@ of times a channel, 32 of the channels.
 
 import argparse
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree as ET
@@ -55,7 +57,7 @@ MODELS: dict[str, tuple[list[str], list[str] | None]] = {
     "mobilenet_v2": (["features.18"], ["cam", "gradcam"]),
 }
 # What runs the model once a channel: on so many photographs of each set, and one layer.
-RERUNS = 16
+RERUNS = 8
 OPTIONS: dict[str, dict[str, Any]] = {
     "sscam": {"channels": 32, "samples": 8},
     "iscam": {"channels": 32},
@@ -164,7 +166,9 @@ def peers(model: nn.Module, layer: str, method: str) -> Callable[[list[Photograp
     def run(photographs: list[Photograph]) -> Tensor:
         maps: list[Any] = []
         make = getattr(pytorch_grad_cam, PEERS[method])
-        with make(model=model, target_layers=[model.get_submodule(layer)]) as cam:
+        cam = make(model=model, target_layers=[model.get_submodule(layer)])
+        # It draws progress bars.
+        with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere), cam:
             for each in photographs:
                 targets = None
                 if method != "finercam":
