@@ -1,16 +1,16 @@
 """Does the map's maximum lie on the object? The pointing game, beside the centre and a peer.
 
 Real weights (SqueezeNet 1.1, and for CAM, which asks for another kind of classifier, MobileNetV2)
-on photographs with boxes from FEDGAZE_DATA: 164 kangaroos (class 104)
-and 39 pictures of COCO. Counted are the photographs in which one of the model's five likeliest
-classes has a box; that class is explained, and a hit is a maximum inside one of its boxes (Zhang et
-al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, without their margin of 15
-pixels). Photographs are prepared as for these weights: the shorter side to 256, and of that the
-middle 224 × 224. The baseline is its middle.
+on photographs with boxes from FEDGAZE_DATA: 164 kangaroos (class 104) and 39 pictures of COCO.
+Counted are the photographs in which one of the model's five likeliest classes has a box; that class
+is explained, and a hit is a maximum inside one of its boxes (Zhang et al., "Top-down Neural
+Attention by Excitation Backprop", IJCV 2018, without their margin of 15 pixels). Photographs are
+prepared as for these weights: the shorter side to 256, and of that the middle 224 × 224. The
+baseline is its middle.
 
 pytorch-grad-cam is asked for the same classes on the same layer, with its defaults. Methods that
-run the model once a channel take the first photographs of each set only; those that run it dozens
-of times a channel, 32 of the channels.
+run the model once a channel or mask take the first photographs of each set only; those that run it
+dozens of times a channel, 32 of the channels.
 """
 
 import argparse
@@ -56,7 +56,7 @@ MODELS: dict[str, tuple[list[str], list[str] | None]] = {
     "squeezenet1_1": (["features", "classifier.1"], None),
     "mobilenet_v2": (["features.18"], ["cam", "gradcam"]),
 }
-# What runs the model once a channel: on so many photographs of each set, and one layer.
+# What runs the model once a channel or mask: on so many photographs of each set, and one layer.
 RERUNS = 8
 OPTIONS: dict[str, dict[str, Any]] = {
     "sscam": {"channels": 32, "samples": 8},
@@ -212,7 +212,7 @@ def play(report: Report, name: str, options: argparse.Namespace) -> None:
         each.name for each in list_methods() if each.kind != "attention" and each.name != "cam"
     ]
     for method in options.methods or asked or every:
-        reruns = find_method(method).many and find_method(method).layers
+        reruns = find_method(method).many and not find_method(method).gradients
         for layer in layers[: 1 if reruns else None] if find_method(method).layers else [""]:
             some = {n: each[: RERUNS if reruns else None] for n, each in sets.items()}
             report.row(name, method, layer, *judged(report, model, method, layer, some))
