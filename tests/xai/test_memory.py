@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedgaze.errors import FedgazeError
 from fedgaze.xai import Explanation, Method, explain, find_method, list_methods
-from fedgaze.xai.memory import Chunks, peak_bytes, read_bytes
+from fedgaze.xai.memory import Budget, Chunks, peak_bytes, read_bytes
 
 METHODS = [method for method in list_methods() if method.kind != "attention"]
 FEW: dict[str, dict[str, Any]] = {
@@ -152,6 +152,31 @@ def test_amounts_of_memory(memory: Any, expected: int) -> None:
 def test_what_is_no_amount_of_memory(memory: Any) -> None:
     with pytest.raises(FedgazeError, match=r"memory is .*; allowed is a size such as '512MiB'"):
         read_bytes(memory)
+
+
+def test_an_eighth_of_the_memory_is_left_to_libraries() -> None:
+    sizes: list[int] = []
+
+    def run(count: int) -> None:
+        sizes.append(count)
+        torch.empty(count * 1000, dtype=torch.uint8)
+
+    assert Budget(memory=16_000).chunks(nn.Identity(), None, run).size == 14
+    assert sizes == [1]
+
+
+def test_of_variants_that_share_what_one_takes_more_are_run_to_see_it() -> None:
+    sizes: list[int] = []
+
+    def run(count: int) -> None:
+        sizes.append(count)
+        torch.empty(max(10_000, count * 100), dtype=torch.uint8)
+
+    chunks = Budget(memory=80_000).chunks(nn.Identity(), None, run, most=10_000)
+    assert chunks.size == 700
+    assert sizes == [1, 7, 49, 343, 700]
+    for count in sizes:
+        assert max(10_000, count * 100) <= 70_000
 
 
 def test_peaks_are_of_what_lives_at_one_time() -> None:
