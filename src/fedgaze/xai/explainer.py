@@ -94,7 +94,8 @@ def explain(  # noqa: PLR0913 - each has a default that most people keep
             runs out. None: all images where each runs once (8 of a fast copy on a CPU), else what
             fits into the memory.
         memory: How much a pass may take, in bytes or such as ``"512MiB"`` (what methods that
-            run many variants take by themselves; on a CPU 128 MiB where there is no way back).
+            run many variants take by themselves; on a CPU 128 MiB where there is no way back). What
+            a single image needs is taken in any case, such as KPCA-CAM's matrix of positions.
         differentiable: Whether heatmaps, raw maps and scores keep their graph back to the
             parameters, and to images that ask for gradients, so that a map can be trained with.
         interpolation: How maps are brought to the size of the images: ``"bilinear"``,
