@@ -903,32 +903,3 @@ def test_earlier_layers_are_refused_in_bf16(real_data: Path, layer: str) -> None
     prepared = prepare(model, torch.rand(1, 3, 224, 224), [layer], "bf16")
     assert prepared.precision == "fast"
     assert f"bfloat16 would distort '{layer}'" in str(prepared.reason)
-
-
-class Sized(nn.Sequential):
-    seen: list[int] = []  # noqa: RUF012 - shared with copies on purpose
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(len(x))
-        return super().forward(x)
-
-
-def test_a_copy_takes_eight_images_at_a_time_unless_somebody_may_count_them() -> None:
-    parts = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    model = Sized(*parts, nn.Linear(8, 5)).eval()
-    images = torch.rand(19, 3, 32, 32)
-
-    def sizes(targets: Any = None, **options: Any) -> list[int]:
-        fast = explain(model, images, layers="2", precision="fast", targets=targets, **options)
-        Sized.seen.clear()
-        again = explain(model, images, layers="2", precision="fast", targets=targets, **options)
-        assert again.precision == "fast"
-        assert torch.equal(again.raw, fast.raw)
-        full = explain(model, images, layers="2", targets=list(range(5)) * 3 + [0] * 4)
-        if targets is not None and not callable(targets):
-            close(again.raw, full.raw)
-        return Sized.seen[:-1]
-
-    assert sizes(list(range(5)) * 3 + [0] * 4) == [8, 8, 3]
-    assert sizes(batch_size=19) == [19]
-    assert sizes(lambda outputs: outputs[torch.arange(19), torch.arange(19) % 5]) == [19]

@@ -222,3 +222,43 @@ def test_nothing_of_a_failed_pass_is_kept_while_it_is_tried_again() -> None:
         return 1
 
     assert sum(Chunks(4).over(4, work)) == 4
+
+
+class Sized(nn.Sequential):
+    seen: list[int] = []  # noqa: RUF012 - shared with copies on purpose
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        return super().forward(x)
+
+
+def sizes(images: Tensor, norm: nn.Module | None = None, **options: Any) -> list[int]:
+    """How many images ran at once."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 8, 3, stride=2), norm or nn.BatchNorm2d(8), nn.ReLU()]
+    model = Sized(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    explain(model, images, layers="2", **options)  # a copy is made
+    Sized.seen.clear()
+    found = explain(model, images, layers="2", **options)
+    seen = list(Sized.seen)
+    assert found.precision == options.get("precision", "full")
+    whole = explain(model, images, layers="2", **options | {"batch_size": len(images)})
+    torch.testing.assert_close(found.raw, whole.raw)
+    return seen
+
+
+@pytest.mark.parametrize("precision", ["full", "fast"])
+def test_a_cpu_takes_so_many_images_at_a_time_as_make_eight_photographs(precision: str) -> None:
+    photographs, smaller = torch.rand(19, 3, 224, 224), torch.rand(40, 3, 112, 112)
+    assert sizes(photographs, precision=precision) == [8, 8, 3]
+    assert sizes(smaller, precision=precision) == [32, 8]
+    assert sizes(photographs, precision=precision, batch_size=10) == [10, 9]
+    assert sizes(torch.rand(9, 3, 336, 336), precision=precision) == [8, 1]
+
+
+def test_a_cpu_takes_all_images_where_somebody_may_count_them() -> None:
+    images = torch.rand(9, 3, 224, 224)
+    rows = torch.arange(9)
+    assert sizes(images, targets=lambda outputs: outputs[rows, rows % 5]) == [9]
+    assert sizes(images, norm=nn.BatchNorm2d(8, track_running_stats=False)) == [9]
+    assert sizes(images, differentiable=True) == [9]
