@@ -14,7 +14,7 @@ LAYERS = ("ResNet-18", "ViT", "SqueezeNet 1.1", "MobileNetV2", "ResNet-20", "ViT
 CONVOLUTIONS = ("ResNet-18", "SqueezeNet 1.1", "MobileNetV2", "ResNet-20")
 HEADS = ("ResNet-18", "MobileNetV2", "ResNet-20")
 # For methods that run a model hundreds of times.
-FEW = ("ResNet-18, 64 px", "ResNet-20")
+FEW = ("ResNet-18, 64 px", "SqueezeNet 1.1, 96 px", "MobileNetV2, 96 px", "ResNet-20")
 TOKENS = ("ViT", "ViT-tiny")
 RECTIFIED = ("ResNet-18", "SqueezeNet 1.1", "ResNet-20")
 LOOP = "float64 loop"

@@ -169,18 +169,15 @@ def real_cases(data: Path) -> list[Case]:
     cifar = np.load(data / "arrays" / "cifar10_test_jpeg_2000.npz")["x"][:2]
     small = torch.from_numpy(cifar).permute(0, 3, 1, 2) / 255
     small = (small - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    reduced = F.interpolate(images[:1], (96, 96), mode="area")
     squeezenet = loaded(squeezenet1_1(), "squeezenet1_1_imagenet")
+    mobilenet = loaded(mobilenet_v2(), "mobilenet_v2_imagenet_fp16")
     return [
         Case("SqueezeNet 1.1", True, squeezenet, "features", images),
         Case("SqueezeNet 1.1, first layer", True, squeezenet, "features.0", images),
-        Case(
-            "MobileNetV2",
-            True,
-            loaded(mobilenet_v2(), "mobilenet_v2_imagenet_fp16"),
-            "features.18",
-            images,
-            head="classifier.1",
-        ),
+        Case("SqueezeNet 1.1, 96 px", True, squeezenet, "features", reduced),
+        Case("MobileNetV2", True, mobilenet, "features.18", images, head="classifier.1"),
+        Case("MobileNetV2, 96 px", True, mobilenet, "features.18", reduced),
         Case("ResNet-20", True, resnet20(data), "layer3", small, head="linear"),
         Case("ViT-tiny", True, vit, "blocks.11.norm1", scaled, grid=(14, 14)),
         Case(
