@@ -4,12 +4,13 @@
 
 A small network (two convolutions with BatchNorm) is explained again and again, by several methods
 in turn. Resident memory and the number of objects that Python's collector knows are taken after a
-tenth of all calls and at the end. Before and after, the model itself is timed, beside a copy that
-was never explained, in turns.
+tenth of all calls and at the end, in a process of its own (see `common`). Then the model itself is
+timed, beside a copy that was never explained, in turns.
 """
 
 import copy
 import gc
+import json
 from collections.abc import Sequence
 from itertools import cycle, islice
 
@@ -17,7 +18,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from common import MIB, Report, begin, interleaved, parser, tell
+from common import MIB, Report, alone, begin, interleaved, parser, tell
 from fedgaze import explain
 
 METHODS = ("gradcam", "gradcam++", "layercam", "eigencam", "ablationcam", "saliency")
@@ -49,7 +50,9 @@ def explain_often(model: nn.Module, images: Tensor, count: int, methods: Sequenc
 def held() -> tuple[int, int]:
     """Bytes that are resident, and objects."""
     gc.collect()
-    return int(psutil.Process().memory_info().rss), len(gc.get_objects())
+    # First the objects: the list of them leaves its own mark in resident memory.
+    objects = len(gc.get_objects())
+    return int(psutil.Process().memory_info().rss), objects
 
 
 def forwards(model: nn.Module, images: Tensor) -> None:
@@ -58,25 +61,35 @@ def forwards(model: nn.Module, images: Tensor) -> None:
             model(images)
 
 
+def growth(count: int) -> tuple[float, int]:
+    """MiB and objects by which explanations grow from a tenth of the calls to the end."""
+    model, images = small_network(), torch.rand(1, 3, 32, 32)
+    explain_often(model, images, count // 10, METHODS)
+    before = held()
+    explain_often(model, images, count - count // 10, METHODS)
+    after = held()
+    return (after[0] - before[0]) / MIB, after[1] - before[1]
+
+
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--count", type=int, default=10_000)
     options = made.parse_args()
     options.threads = 1  # so small a network loses time by being shared
     begin(options)
+    if options.alone:
+        print(json.dumps(growth(**json.loads(options.alone))))
+        return
     count = 600 if options.quick else options.count
+    grown, objects = alone(__file__, options, count=count)
     model, images = small_network(), torch.rand(1, 3, 32, 32)
     untouched = copy.deepcopy(model)
-    explain_often(model, images, count // 10, METHODS)
-    before = held()
-    explain_often(model, images, count - count // 10, METHODS)
-    after = held()
+    explain_often(model, images, count, METHODS)
     runs = {
         "explained": lambda: forwards(model, images),
         "untouched": lambda: forwards(untouched, images),
     }
     medians = interleaved(runs, max(options.repeats, 5))
-    grown, objects = (after[0] - before[0]) / MIB, after[1] - before[1]
     report = Report(
         "What remains of explanations",
         f"A small network, explained {count:,} times by {', '.join(METHODS)} in turn; memory and "

@@ -4,7 +4,8 @@
 
 Each script runs in a process of its own, one after the other, and hands back its report; then the
 page is written whole, or not at all. What fails is named at the end, and the page says so. Run it
-on a machine that has nothing else to do.
+on a machine that has nothing else to do. It takes an hour; with `--resume FOLDER` it may be done in
+parts: reports are kept there, and what lies there is not measured again.
 """
 
 import argparse
@@ -55,7 +56,6 @@ def machine(threads: int) -> str:
     memory = psutil.virtual_memory().total / 2**30
     versions = [f"{each} {version(each)}" for each in PACKAGES]
     facts = [
-        ("date", dt.datetime.now(tz=dt.UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("processor", f"{model}, {os.cpu_count()} cores; {', '.join(sets) or 'no AVX2'}"),
         ("memory", f"{memory:.0f} GiB"),
         ("system", platform.platform()),
@@ -68,6 +68,8 @@ def machine(threads: int) -> str:
 
 def run(script: str, arguments: argparse.Namespace, folder: Path) -> Report | None:
     file = folder / f"{script}.json"
+    if file.exists():
+        return dated(file)
     command = [sys.executable, str(HERE / f"{script}.py"), "--json", str(file)]
     command += ["--threads", str(arguments.threads)]
     command += ["--quick"] if arguments.quick else []
@@ -75,7 +77,15 @@ def run(script: str, arguments: argparse.Namespace, folder: Path) -> Report | No
     start = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     print(f"   {time.perf_counter() - start:.0f} s", flush=True)
-    return read_report(file) if done.returncode == 0 and file.exists() else None
+    return dated(file) if done.returncode == 0 and file.exists() else None
+
+
+def dated(file: Path) -> Report:
+    """A report that says when it was made."""
+    report = read_report(file)
+    made = dt.datetime.fromtimestamp(file.stat().st_mtime, tz=dt.UTC)
+    report.lead += f" Measured {made:%Y-%m-%d %H:%M} UTC."
+    return report
 
 
 def page(head: str, reports: dict[str, Report | None], *, quick: bool) -> str:
@@ -115,10 +125,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", type=Path, help="the page; by default it is printed")
+    parser.add_argument("--resume", type=Path, help="a folder where reports are kept")
     arguments = parser.parse_args()
     head = machine(arguments.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        reports = {each: run(each, arguments, Path(folder)) for each in arguments.only}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.resume or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        reports = {each: run(each, arguments, folder) for each in arguments.only}
     text = page(head, reports, quick=arguments.quick)
     if arguments.write:
         write(arguments.write, text)
