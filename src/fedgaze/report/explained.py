@@ -33,7 +33,7 @@ __all__ = ["How", "Result", "explain_files"]
 
 # Overlays are for people: a digit of 24 pixels is enlarged, a camera's whole resolution reduced.
 _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 224, 1024
-_COLUMNS = 4
+_COLUMNS = 6
 _STRONGEST = 0.99
 
 

@@ -27,8 +27,8 @@ def side_by_side(tiles: Sequence[Tile], columns: int) -> Image.Image:
         tiles: In reading order; all pictures of the same proportions.
         columns: How many stand in a row at most.
     """
-    columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
+    columns = -(-len(tiles) // rows)  # rows of about the same length
     first = tiles[0].picture
     height = max(1, round(_SIDE * first.height / first.width))
     step = _SIDE + _GAP, height + _CAPTION + _GAP
