@@ -1,17 +1,21 @@
 """What the CAM family costs beside a plain forward pass, here and elsewhere.
 
-    python benchmarks/cam_cost.py [--quick] [--models "ResNet-50"] [--batches 1 16]
+    python benchmarks/cam_cost.py [--quick] [--models "ResNet-50"] [--batches 1 16] [--keep FOLDER]
 
 ResNet-50 and ViT-B/16 of torchvision with random weights, the layer of the automatic choice, eval
 mode, float32, for fedgaze, pytorch-grad-cam, Captum and torchcam, each through its public interface
 and as its own documentation shows it, with an explainer that is made once where the library has
-one. How time and memory are measured is said in `common`; time is that on one thread.
+one. How time and memory are measured is said in `common`; time is that on one thread. It takes
+three quarters of an hour; with `--keep` the parts, a model and a batch each, are kept there, and
+what lies there is not measured again.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +30,7 @@ from common import (
     interleaved,
     parser,
     peak,
+    read_report,
     steadied,
     tell,
 )
@@ -161,27 +166,40 @@ def report_of(options: argparse.Namespace) -> Report:
     )
     for model in options.models:
         for batch in options.batches:
-            # As many calls as are needed to see a leak, fewer where the models take long.
-            later = 2 if options.quick else 100
-            # What one image takes above the forward pass is little: more turns are needed to tell.
-            repeats = options.repeats * 3 if batch == 1 else max(3, options.repeats // 2)
-            times = measure_time(model, batch, repeats)
-            for (library, method), ratio in times.items():
-                cells = ["", ""]
-                if library == FEDGAZE or method == "gradcam":
-                    what = {"library": library, "method": method, "model": model, "batch": batch}
-                    many = later if library == FEDGAZE and method == "gradcam" else 0
-                    found = alone(__file__, options, **what, later=many)
-                    cells = [f"{each:,.0f} MiB" for each in found[: 1 + bool(many)]]
-                    cells += [""] * (2 - len(cells))
-                    check(report, what, ratio, max(found))
-                report.row(model, batch, method, library, f"{ratio:.3f}", *cells)
+            part = part_of(model, batch, options)
+            report.rows += part.rows
+            report.checks += part.checks
     report.note(
         "fedgaze is given its layer by name. The automatic choice runs an image more, once."
     )
     report.note("Captum is handed the classes to explain, the others look for the predicted ones.")
     report.note("An earlier layer costs more, in every library: the way back is longer.")
     return report
+
+
+def part_of(model: str, batch: int, options: argparse.Namespace) -> Report:
+    """The rows and checks of a model and a batch, measured or kept."""
+    kept = options.keep and options.keep / f"cam_cost, {model.replace('/', '-')}, {batch}.json"
+    if kept and kept.exists():
+        return read_report(kept)
+    part = Report("", "", ())
+    # As many calls as are needed to see a leak, fewer where the models take long.
+    later = 2 if options.quick else 100
+    # What one image takes above the forward pass is little: more turns are needed to tell.
+    repeats = options.repeats * 3 if batch == 1 else max(3, options.repeats // 2)
+    for (library, method), ratio in measure_time(model, batch, repeats).items():
+        cells = ["", ""]
+        if library == FEDGAZE or method == "gradcam":
+            what = {"library": library, "method": method, "model": model, "batch": batch}
+            many = later if library == FEDGAZE and method == "gradcam" else 0
+            found = alone(__file__, options, **what, later=many)
+            cells = [f"{each:,.0f} MiB" for each in found[: 1 + bool(many)]]
+            cells += [""] * (2 - len(cells))
+            check(part, what, ratio, max(found))
+        part.row(model, batch, method, library, f"{ratio:.3f}", *cells)
+    if kept:
+        kept.write_text(json.dumps(asdict(part)), encoding="utf-8")
+    return part
 
 
 def check(report: Report, what: Mapping[str, Any], ratio: float, memory: float) -> None:
@@ -198,6 +216,7 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--models", nargs="+", choices=LIMITS, default=list(LIMITS))
     made.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    made.add_argument("--keep", type=Path, help="a folder where each part is kept")
     options = made.parse_args()
     begin(options)
     steadied(options)

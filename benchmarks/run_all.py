@@ -73,6 +73,7 @@ def run(script: str, arguments: argparse.Namespace, folder: Path) -> Report | No
     command = [sys.executable, str(HERE / f"{script}.py"), "--json", str(file)]
     command += ["--threads", str(arguments.threads)]
     command += ["--quick"] if arguments.quick else []
+    command += ["--keep", str(folder)] if script == "cam_cost" and arguments.resume else []
     print(f"== {script}", flush=True)
     start = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
