@@ -5,6 +5,7 @@ explanation.heatmaps                      # (N, H, W) in [0, 1]
 explanation.overlay(pictures)             # uint8 (N, H, W, 3)
 """
 
+from fedgaze.xai.asking import open_runner
 from fedgaze.xai.auto import auto_layer
 from fedgaze.xai.beyond import output, similarity
 from fedgaze.xai.capture import Capture, Captured
@@ -18,8 +19,10 @@ from fedgaze.xai.explanation import Explanation
 from fedgaze.xai.factorise import factorise
 from fedgaze.xai.layers import Layer, Layers, list_layers, resolve_layers
 from fedgaze.xai.methods import find_method, grad_cam, grad_cam_plus_plus, list_methods
+from fedgaze.xai.methods.paths import baseline_of
 from fedgaze.xai.outputs import logits_of, predictions, probabilities
 from fedgaze.xai.registry import Method
+from fedgaze.xai.runner import Runner
 from fedgaze.xai.segments import segmentation
 from fedgaze.xai.survey import map_layers
 from fedgaze.xai.targets import Target, Targets
@@ -33,10 +36,12 @@ __all__ = [
     "Layer",
     "Layers",
     "Method",
+    "Runner",
     "Target",
     "Targets",
     "above",
     "auto_layer",
+    "baseline_of",
     "boxes",
     "contrast",
     "detections",
@@ -50,6 +55,7 @@ __all__ = [
     "log_probability",
     "logits_of",
     "map_layers",
+    "open_runner",
     "output",
     "overlay",
     "predictions",

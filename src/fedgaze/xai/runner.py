@@ -13,6 +13,7 @@ from fedgaze.xai.backward import gradients_of
 from fedgaze.xai.capture import Capture, Captured
 from fedgaze.xai.inputs import Inputs
 from fedgaze.xai.memory import DEFAULT_MEMORY, Budget, Chunks, is_out_of_memory
+from fedgaze.xai.outputs import class_scores
 from fedgaze.xai.running import frozen, running, twice_differentiable
 from fedgaze.xai.targets import Scorer
 from fedgaze.xai.tokens import Layout, lay_out, main_tensor, with_main
@@ -133,6 +134,16 @@ class Runner:
                 return self._scorer.again(outputs, n, probability=probability)
 
         return self._collect(("scores",), run, count)
+
+    def logits_at(self, make: Make, count: int) -> Tensor:
+        """What the model says to changed images: ``(N, count, classes)``; see `scores`."""
+        self._settle()
+
+        def run(n: Tensor, v: Tensor) -> Tensor:
+            with torch.no_grad():
+                return class_scores(self._run(make(n, v), n), len(n))
+
+        return self._collect(("logits",), run, count).movedim(1, 2)
 
     def gradients(
         self,

@@ -83,7 +83,19 @@ def _mean(images: Tensor) -> Tensor:
     return images.mean(tuple(range(2, images.dim())), keepdim=True).expand_as(images)
 
 
-BASELINES: dict[str, Callable[[Tensor], Tensor]] = {"mean": _mean, "blur": blurred}
+def _noise(images: Tensor) -> Tensor:
+    """Normal numbers with the mean and deviation of each channel; the same for all images."""
+    every = tuple(range(2, images.dim()))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(images.shape[1:], generator=generator).to(images)
+    return images.mean(every, keepdim=True) + images.std(every, keepdim=True) * drawn
+
+
+BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": _mean,
+    "blur": blurred,
+    "noise": _noise,
+}
 
 
 def quadrature(rule: str, count: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,179 @@
+"""ROAD: faithfulness where what is taken away is filled in from around it.
+
+A pixel that is replaced by a constant can be seen to be missing, and its place says something of
+the class by itself. Imputed pixels leave hardly a trace.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedgaze.measure.perturbation import asked, check_maps, parts_of, ranks, where_defined
+from fedgaze.xai import Runner
+
+__all__ = ["impute", "road", "road_lerf", "road_morf"]
+
+SHARES = (0.2, 0.4, 0.6, 0.8)
+_TOLERANCE = 1e-5
+_MOST_STEPS = 2000
+
+
+def road_morf(
+    runner: Runner,
+    heatmaps: Tensor,
+    *,
+    shares: Sequence[float] = SHARES,
+    noise: float = 0.01,
+    seed: int = 0,
+) -> Tensor:
+    """How far the probability falls when the strongest pixels are imputed: most relevant first.
+
+    ``1/|S| sum_s (p_c(x) - p_c(x with the strongest s imputed))``: Rong et al., "A Consistent and
+    Efficient Evaluation Strategy for Attribution Methods", ICML 2022, whose measure is the accuracy
+    over many images. Here, as in pytorch-grad-cam (with the sign turned), it is the probability of
+    one. How pixels are imputed: see `impute`.
+
+    Args:
+        runner: The model, images and classes.
+        heatmaps: ``(N, H, W)``.
+        shares: S, of the pixels.
+        noise: Standard deviation of what is added to imputed pixels, so that they cannot be told by
+            their evenness.
+        seed: Of the noise, which is the same for all images.
+
+    Returns:
+        ``(N,)`` in [-1, 1], higher is better. Costs as many as there are shares, and one.
+    """
+    return _road(runner, heatmaps, shares, noise, seed, ascending=False)
+
+
+def road_lerf(
+    runner: Runner,
+    heatmaps: Tensor,
+    *,
+    shares: Sequence[float] = SHARES,
+    noise: float = 0.01,
+    seed: int = 0,
+) -> Tensor:
+    """How far the probability falls when the weakest pixels are imputed: least relevant first.
+
+    The rest is as in `road_morf`.
+
+    Returns:
+        ``(N,)`` in [-1, 1], lower is better. Costs as many as there are shares, and one.
+    """
+    return _road(runner, heatmaps, shares, noise, seed, ascending=True)
+
+
+def road(
+    runner: Runner,
+    heatmaps: Tensor,
+    *,
+    shares: Sequence[float] = SHARES,
+    noise: float = 0.01,
+    seed: int = 0,
+) -> Tensor:
+    """Both orders of ROAD as one: ``(fall of MoRF - fall of LeRF) / 2``.
+
+    As ``ROADCombined`` of pytorch-grad-cam, which says it of the probabilities themselves.
+
+    Returns:
+        ``(N,)`` in [-1, 1], higher is better. Costs twice as many as there are shares, and two.
+    """
+    first = road_morf(runner, heatmaps, shares=shares, noise=noise, seed=seed)
+    return (first - road_lerf(runner, heatmaps, shares=shares, noise=noise, seed=seed)) / 2
+
+
+def _road(
+    runner: Runner,
+    heatmaps: Tensor,
+    shares: Sequence[float],
+    noise: float,
+    seed: int,
+    *,
+    ascending: bool,
+) -> Tensor:
+    check_maps(runner, heatmaps)
+    cuts = parts_of(shares, heatmaps[0].numel(), heatmaps.device)
+    place = ranks(-heatmaps if ascending else heatmaps)
+    cuts = torch.cat([torch.zeros_like(cuts[:1]), cuts])
+
+    def changed(n: Tensor, v: Tensor) -> Tensor:
+        gone = (place[n] < cuts[v][:, None]).view(-1, *heatmaps.shape[1:])
+        made = impute(runner.images[n], gone)
+        return made + noise * runner.noise(v + seed) * gone[:, None]
+
+    found = asked(runner, changed, len(cuts), probability=True)
+    return where_defined((found[:, :1] - found[:, 1:]).mean(1), heatmaps)
+
+
+def impute(images: Tensor, gone: Tensor) -> Tensor:
+    """Fill in pixels so that each is the weighted mean of its eight neighbours.
+
+    Of these, the four beside it weigh 1/6 and the four at its corners 1/12, fewer at the border:
+    Rong et al., Section 4 (noisy linear imputation, without the noise). That is a sparse linear
+    system, symmetric and positive definite, which conjugate gradients solve for all images at once,
+    on their device and for any number of channels; they begin with an interpolation from coarse to
+    fine. An image of which nothing is left becomes zero.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        gone: bool ``(N, H, W)``: what is to be filled in.
+
+    Returns:
+        ``(N, C, H, W)``.
+    """
+    empty = gone.flatten(1).all(1)[:, None, None, None]
+    mask = gone[:, None].to(images.dtype)
+    known = images * (1 - mask)
+    around = _neighbours(torch.ones_like(images[:1, :1]))
+    x = _coarse_to_fine(known, 1 - mask) * mask
+
+    def system(values: Tensor) -> Tensor:
+        return (around * values - _neighbours(values)) * mask
+
+    right = _neighbours(known) * mask
+    residual = right - system(x)
+    limit = _TOLERANCE**2 * _dot(right, right)
+    direction, square = residual, _dot(residual, residual)
+    for _ in range(_MOST_STEPS):
+        going = square > limit
+        if not going.any():
+            break
+        image = system(direction)
+        curvature = _dot(direction, image)
+        step = torch.where(going, square / torch.where(curvature > 0, curvature, 1), 0)
+        x = x + step * direction
+        residual = residual - step * image
+        before, square = square, _dot(residual, residual)
+        direction = residual + square / torch.where(before > 0, before, 1) * direction
+    return torch.where(empty, 0, known + x * mask)
+
+
+def _neighbours(values: Tensor) -> Tensor:
+    """The weighted sum of the eight neighbours of each pixel that are in the image."""
+    padded = F.pad(values, (1, 1, 1, 1))
+    rows = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
+    both = rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]
+    return (both - 4 * values) / 12
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    return (first * second).sum((2, 3), keepdim=True)
+
+
+def _coarse_to_fine(known: Tensor, weight: Tensor) -> Tensor:
+    """Values everywhere: where none are known, those of the same place at half the size."""
+    if prod(weight.shape[2:]) == 1 or bool((weight > 0).all()):
+        return known / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+    size = known.shape[2:]
+    half = [-(-length // 2) for length in size]
+    pad = (0, half[1] * 2 - size[1], 0, half[0] * 2 - size[0])
+    below = F.avg_pool2d(F.pad(weight, pad), 2)
+    values = F.avg_pool2d(F.pad(known, pad), 2)
+    coarse = _coarse_to_fine(values, below)
+    fine = F.interpolate(coarse, scale_factor=2, mode="bilinear")[..., : size[0], : size[1]]
+    return torch.where(weight > 0, known / weight.clamp(min=1e-6), fine)

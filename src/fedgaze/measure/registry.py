@@ -1,0 +1,93 @@
+"""What a metric is, and where metrics are found by name."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from fedgaze.errors import FedgazeError, nearest
+
+__all__ = ["Axis", "Better", "Metric"]
+
+Axis = Literal["faithfulness", "localisation", "robustness", "randomisation", "complexity"]
+Better = Literal["higher", "lower"]
+
+NEEDS = {
+    "runner": "the model",
+    "heatmaps": "heatmaps",
+    "explain": "a way to make heatmaps again",
+    "model": "the model",
+    "images": "images",
+    "classes": "a class of each image",
+    "explain_model": "a way to make heatmaps of a changed model",
+    "mask": "a box or a mask of the object",
+    "boxes": "a box of the object",
+    "pictures": "the pictures before normalisation",
+    "layer": "a layer",
+}
+"""What a metric may be given, by the name of its parameter."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A way to judge heatmaps, and what it takes.
+
+    Attributes:
+        name: As people write it.
+        compute: Returns ``(N,)``, NaN for an image for which it has no value. Its positional
+            parameters are of `NEEDS`; keyword-only parameters are options.
+        axis: What it is about.
+        better: Whether ``"higher"`` or ``"lower"`` values are better.
+        low: The least value there is.
+        high: The greatest; infinity if there is none.
+        cost: In forward passes or explanations an image, in words.
+        paper: Where it comes from.
+    """
+
+    name: str
+    compute: Callable[..., Tensor]
+    axis: Axis
+    better: Better
+    low: float
+    high: float
+    cost: str
+    paper: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of `NEEDS`, in their order."""
+        found = inspect.signature(self.compute).parameters.values()
+        return tuple(each.name for each in found if each.kind is not each.KEYWORD_ONLY)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The names of the options with their defaults."""
+        found = inspect.signature(self.compute).parameters.values()
+        return {each.name: each.default for each in found if each.kind is each.KEYWORD_ONLY}
+
+    def __call__(self, given: Mapping[str, Any], **options: Any) -> Tensor:
+        """Compute it from what is given by name.
+
+        Raises:
+            FedgazeError: Something that it needs is not given, or it has no such option.
+        """
+        for need in self.needs:
+            if given.get(need) is None:
+                raise FedgazeError(f"{self.name} needs {NEEDS[need]}")
+        for option in options:
+            if option not in self.options:
+                allowed = ", ".join(self.options) or "none"
+                raise FedgazeError(
+                    f"{self.name} has no option {option!r}; allowed are {allowed}"
+                    f"{nearest(option, self.options)}"
+                )
+        return self.compute(*[given[need] for need in self.needs], **options)
+
+    @property
+    def span(self) -> str:
+        """Its range, for people."""
+        ends = [f"{each:g}" if math.isfinite(each) else "∞" for each in (self.low, self.high)]
+        return f"{ends[0]} to {ends[1]}"
