@@ -5,7 +5,6 @@ the class by itself. Imputed pixels leave hardly a trace.
 """
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ __all__ = ["impute", "road", "road_lerf", "road_morf"]
 SHARES = (0.2, 0.4, 0.6, 0.8)
 _TOLERANCE = 1e-5
 _MOST_STEPS = 2000
+_LEAST = 4
 
 
 def road_morf(
@@ -116,8 +116,8 @@ def impute(images: Tensor, gone: Tensor) -> Tensor:
     Of these, the four beside it weigh 1/6 and the four at its corners 1/12, fewer at the border:
     Rong et al., Section 4 (noisy linear imputation, without the noise). That is a sparse linear
     system, symmetric and positive definite, which conjugate gradients solve for all images at once,
-    on their device and for any number of channels; they begin with an interpolation from coarse to
-    fine. An image of which nothing is left becomes zero.
+    on their device and for any number of channels; they begin with the solution at half the size.
+    An image of which nothing is left becomes zero.
 
     Args:
         images: ``(N, C, H, W)``.
@@ -127,15 +127,19 @@ def impute(images: Tensor, gone: Tensor) -> Tensor:
         ``(N, C, H, W)``.
     """
     empty = gone.flatten(1).all(1)[:, None, None, None]
-    mask = gone[:, None].to(images.dtype)
-    known = images * (1 - mask)
+    return torch.where(empty, 0, _solved(images, gone[:, None].to(images.dtype)))
+
+
+def _solved(images: Tensor, gone: Tensor) -> Tensor:
+    """Images in which the pixels of a mask ``(N, 1, H, W)`` solve the system."""
+    known = images * (1 - gone)
     around = _neighbours(torch.ones_like(images[:1, :1]))
-    x = _coarse_to_fine(known, 1 - mask) * mask
+    x = _guessed(known, gone) * gone
 
     def system(values: Tensor) -> Tensor:
-        return (around * values - _neighbours(values)) * mask
+        return (around * values - _neighbours(values)) * gone
 
-    right = _neighbours(known) * mask
+    right = _neighbours(known) * gone
     residual = right - system(x)
     limit = _TOLERANCE**2 * _dot(right, right)
     direction, square = residual, _dot(residual, residual)
@@ -150,7 +154,20 @@ def impute(images: Tensor, gone: Tensor) -> Tensor:
         residual = residual - step * image
         before, square = square, _dot(residual, residual)
         direction = residual + square / torch.where(before > 0, before, 1) * direction
-    return torch.where(empty, 0, known + x * mask)
+    return known + x
+
+
+def _guessed(known: Tensor, gone: Tensor) -> Tensor:
+    """The same of the images at half their size, enlarged: what is far from known pixels."""
+    size = known.shape[2:]
+    if min(size) < _LEAST or not gone.any():
+        return known
+    half = [-(-length // 2) for length in size]
+    pad = (0, half[1] * 2 - size[1], 0, half[0] * 2 - size[0])
+    weight = F.avg_pool2d(F.pad(1 - gone, pad), 2)
+    values = F.avg_pool2d(F.pad(known, pad), 2) / torch.where(weight > 0, weight, 1)
+    coarse = _solved(values, (weight == 0).to(known.dtype))
+    return F.interpolate(coarse, scale_factor=2, mode="bilinear")[..., : size[0], : size[1]]
 
 
 def _neighbours(values: Tensor) -> Tensor:
@@ -163,17 +180,3 @@ def _neighbours(values: Tensor) -> Tensor:
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:
     return (first * second).sum((2, 3), keepdim=True)
-
-
-def _coarse_to_fine(known: Tensor, weight: Tensor) -> Tensor:
-    """Values everywhere: where none are known, those of the same place at half the size."""
-    if prod(weight.shape[2:]) == 1 or bool((weight > 0).all()):
-        return known / weight.clamp(min=torch.finfo(weight.dtype).tiny)
-    size = known.shape[2:]
-    half = [-(-length // 2) for length in size]
-    pad = (0, half[1] * 2 - size[1], 0, half[0] * 2 - size[0])
-    below = F.avg_pool2d(F.pad(weight, pad), 2)
-    values = F.avg_pool2d(F.pad(known, pad), 2)
-    coarse = _coarse_to_fine(values, below)
-    fine = F.interpolate(coarse, scale_factor=2, mode="bilinear")[..., : size[0], : size[1]]
-    return torch.where(weight > 0, known / weight.clamp(min=1e-6), fine)
