@@ -1,7 +1,7 @@
 """Does the map's maximum lie on the object? The pointing game, beside the centre and a peer.
 
 Real weights (SqueezeNet 1.1, and for CAM, which asks for another kind of classifier, MobileNetV2)
-on photographs with boxes from FEDGAZE_DATA: 164 kangaroos (class 104) and 39 pictures of COCO.
+on photographs with boxes from FEDGAZE_DATA: 60 of kangaroos (class 104) and 39 of COCO.
 Counted are the photographs in which one of the model's five likeliest classes has a box; that class
 is explained, and a hit is a maximum inside one of its boxes (Zhang et al., "Top-down Neural
 Attention by Excitation Backprop", IJCV 2018, without their margin of 15 pixels). Photographs are

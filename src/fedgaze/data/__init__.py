@@ -1,5 +1,6 @@
 """Get images, and split them over clients. Images are float32 ``(N, C, H, W)`` in [0, 1]."""
 
+from fedgaze.data.boxes import Box, read_boxes
 from fedgaze.data.dataset import Dataset, Images, StackedImages
 from fedgaze.data.images import find_images, read_image
 from fedgaze.data.mark import PlantedImages, mark_mask, stamp
@@ -7,6 +8,7 @@ from fedgaze.data.sources import data_sets, load_dataset, load_digits, load_fold
 from fedgaze.data.split import hold_back, partition, probe_indices
 
 __all__ = [
+    "Box",
     "Dataset",
     "Images",
     "PlantedImages",
@@ -20,6 +22,7 @@ __all__ = [
     "mark_mask",
     "partition",
     "probe_indices",
+    "read_boxes",
     "read_folder",
     "read_image",
     "stamp",
