@@ -8,7 +8,8 @@ that whoever averages has to say over how many: see `summarise`.
 """
 
 from fedgaze.measure.agreement import mass_overlap, pearson, spearman, ssim, top_k_overlap
-from fedgaze.measure.baselines import centre, edges
+from fedgaze.measure.attacks import agreement, attacked, corrupted
+from fedgaze.measure.baselines import centre, edges, noise
 from fedgaze.measure.complexity import effective_complexity, entropy, gini, total_variation
 from fedgaze.measure.composite import Explain, adcc, arcc, coherency, mean_heat
 from fedgaze.measure.effects import (
@@ -70,8 +71,10 @@ __all__ = [
     "Metric",
     "Summary",
     "adcc",
+    "agreement",
     "aic",
     "arcc",
+    "attacked",
     "attribution_localisation",
     "average_drop",
     "average_sensitivity",
@@ -81,6 +84,7 @@ __all__ = [
     "centre",
     "coherency",
     "comprehensiveness",
+    "corrupted",
     "deletion",
     "edges",
     "effective_complexity",
@@ -101,6 +105,7 @@ __all__ = [
     "max_sensitivity",
     "mean_heat",
     "monotonicity",
+    "noise",
     "parameter_randomisation",
     "pearson",
     "pixel_flipping",

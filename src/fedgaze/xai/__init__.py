@@ -23,6 +23,7 @@ from fedgaze.xai.methods.paths import baseline_of
 from fedgaze.xai.outputs import logits_of, predictions, probabilities
 from fedgaze.xai.registry import Method
 from fedgaze.xai.runner import Runner
+from fedgaze.xai.running import frozen
 from fedgaze.xai.segments import segmentation
 from fedgaze.xai.survey import map_layers
 from fedgaze.xai.targets import Target, Targets
@@ -48,6 +49,7 @@ __all__ = [
     "explain",
     "factorise",
     "find_method",
+    "frozen",
     "grad_cam",
     "grad_cam_plus_plus",
     "list_layers",
