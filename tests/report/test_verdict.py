@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fedgaze.report.verdict import apart
+from fedgaze.report.federated.verdict import apart
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,25 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedgaze.cli.listing import print_layers, print_methods
+from fedgaze.cli.options import (
+    PICTURES,
+    RUN,
+    SHOWN,
+    Checkpoint,
+    ClassNames,
+    Device,
+    Memory,
+    MethodOptions,
+    Model,
+    ModelCode,
+    Preparation,
+    open_model,
+    option,
+    read_options,
+)
 from fedgaze.errors import FedgazeError, nearest
 
 __all__ = ["explain"]
-
-_PICTURES, _MODEL, _SHOWN, _RUN = "Pictures", "Model", "Explanation", "How it runs"
-
-
-def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
 
 
 def explain(  # noqa: PLR0913, PLR0917 - one argument an option
@@ -31,64 +41,25 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
         ),
     ] = None,
     image: Annotated[
-        list[Path] | None, _option(_PICTURES, "A picture; may be repeated.", metavar="FILE")
+        list[Path] | None, option(PICTURES, "A picture; may be repeated.", metavar="FILE")
     ] = None,
     image_dir: Annotated[
-        Path | None, _option(_PICTURES, "All pictures in a folder and below it.", metavar="DIR")
+        Path | None, option(PICTURES, "All pictures in a folder and below it.", metavar="DIR")
     ] = None,
     output: Annotated[
         Path,
-        _option(
-            _PICTURES, "Where results go; nothing that is there is overwritten.", metavar="DIR"
-        ),
+        option(PICTURES, "Where results go; nothing that is there is overwritten.", metavar="DIR"),
     ] = Path("explanations"),
-    model: Annotated[
-        str | None,
-        _option(
-            _MODEL,
-            "A model of torchvision (`resnet50`) or timm (`timm:vit_tiny_patch16_224`), a "
-            "transformers directory (`hf:PATH`), or a class such as `fedgaze.models.DigitsNet`. "
-            "Without `--checkpoint`, its published weights are used, and fetched the first time.",
-            metavar="NAME",
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        _option(
-            _MODEL,
-            "Weights: `.safetensors`, or what `torch.save` wrote of a state dict.",
-            metavar="FILE",
-        ),
-    ] = None,
-    model_code: Annotated[
-        str | None,
-        _option(
-            _MODEL,
-            "A class or function in a Python file of yours, which is run.",
-            metavar="FILE.py:NAME",
-        ),
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        _option(_MODEL, "Class names: one a line, or JSON. By default ImageNet's.", metavar="FILE"),
-    ] = None,
-    preprocess: Annotated[
-        str | None,
-        _option(
-            _MODEL,
-            "`imagenet`, `none` (the picture as it is), or a JSON or YAML file with `size`, "
-            "`resize`, `mean`, `std`, `interpolation`, `channels`. By default what the weights "
-            "ask for.",
-            metavar="HOW",
-        ),
-    ] = None,
-    device: Annotated[
-        str, _option(_MODEL, "`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.", metavar="DEVICE")
-    ] = "auto",
+    model: Model = None,
+    checkpoint: Checkpoint = None,
+    model_code: ModelCode = None,
+    classes: ClassNames = None,
+    preprocess: Preparation = None,
+    device: Device = "auto",
     method: Annotated[
         str,
-        _option(
-            _SHOWN,
+        option(
+            SHOWN,
             "A method, or several separated by commas, which are laid side by side; see "
             "`--list-methods`.",
             metavar="METHOD,…",
@@ -96,8 +67,8 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     ] = "gradcam",
     layer: Annotated[
         list[str] | None,
-        _option(
-            _SHOWN,
+        option(
+            SHOWN,
             "A layer's name (`layer4`), a Conv2d index (`-1`), or `first`, `middle`, `last`; may "
             "be repeated. By default the last layer that still has height and width.",
             metavar="LAYER",
@@ -105,8 +76,8 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     ] = None,
     fusion: Annotated[
         str | None,
-        _option(
-            _SHOWN,
+        option(
+            SHOWN,
             "How several layers become one: `mean`, `max`, `weighted`, `layercam`. By default as "
             "the method's paper does.",
             metavar="HOW",
@@ -114,68 +85,56 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     ] = None,
     target: Annotated[
         list[str] | None,
-        _option(
-            _SHOWN,
+        option(
+            SHOWN,
             "The class to explain, by name or index; may be repeated. By default the predicted.",
             metavar="CLASS",
         ),
     ] = None,
     top_k: Annotated[
         int | None,
-        _option(_SHOWN, "Explain so many of the likeliest classes.", min=1, metavar="K"),
+        option(SHOWN, "Explain so many of the likeliest classes.", min=1, metavar="K"),
     ] = None,
     against: Annotated[
         str | None,
-        _option(_SHOWN, "Explain the target rather than this class.", metavar="CLASS"),
+        option(SHOWN, "Explain the target rather than this class.", metavar="CLASS"),
     ] = None,
     multi_label: Annotated[
-        bool, _option(_SHOWN, "Each class is a yes or no of its own.", "--multi-label")
+        bool, option(SHOWN, "Each class is a yes or no of its own.", "--multi-label")
     ] = False,
     signed: Annotated[
-        bool, _option(_SHOWN, "Show also what speaks against the target.", "--signed")
+        bool, option(SHOWN, "Show also what speaks against the target.", "--signed")
     ] = False,
     smoothing: Annotated[
         list[str] | None,
-        _option(_SHOWN, "`augment`, `eigen`; may be repeated.", metavar="HOW"),
+        option(SHOWN, "`augment`, `eigen`; may be repeated.", metavar="HOW"),
     ] = None,
-    option: Annotated[
-        list[str] | None,
-        _option(
-            _SHOWN,
-            "An option of the method, such as `steps=50`; may be repeated.",
-            metavar="NAME=VALUE",
-        ),
-    ] = None,
+    options: MethodOptions = None,
     region: Annotated[
         float | None,
-        _option(
-            _SHOWN,
+        option(
+            SHOWN,
             "Find what reaches this part of the heatmap's maximum, in (0, 1]: `NAME.mask.png`, "
             "and in the record the box round the hottest spot.",
             metavar="THRESHOLD",
         ),
     ] = None,
     alpha: Annotated[
-        float, _option(_SHOWN, "How strongly the heatmap covers the picture.", min=0.0, max=1.0)
+        float, option(SHOWN, "How strongly the heatmap covers the picture.", min=0.0, max=1.0)
     ] = 0.7,
     colormap: Annotated[
-        str | None, _option(_SHOWN, "A colour map of Matplotlib.", metavar="NAME")
+        str | None, option(SHOWN, "A colour map of Matplotlib.", metavar="NAME")
     ] = None,
-    batch_size: Annotated[
-        int, _option(_RUN, "How many pictures are explained at once.", min=1)
-    ] = 16,
+    batch_size: Annotated[int, option(RUN, "How many pictures are explained at once.", min=1)] = 16,
     precision: Annotated[
         str,
-        _option(
-            _RUN,
+        option(
+            RUN,
             "`full`; `fast`: convolutions fused with BatchNorm, channels last; `bf16`: that in "
             "bfloat16, where it is sound.",
         ),
     ] = "full",
-    memory: Annotated[
-        str | None,
-        _option(_RUN, "How much a pass may take, such as `512MiB`.", metavar="SIZE"),
-    ] = None,
+    memory: Memory = None,
     list_methods: Annotated[
         bool,
         typer.Option(
@@ -211,7 +170,7 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     **Example:** `fedgaze explain cat.jpg --model resnet50 --method gradcam,layercam --target tabby`
     """
     del list_methods, list_layers
-    options = _options(option or [])
+    method_options = read_options(options)
     if region is not None and not 0 < region <= 1:
         raise FedgazeError(f"--region is {region}; allowed is more than 0, up to 1")
     files = _files([*(images or []), *(image or [])], image_dir)
@@ -221,14 +180,9 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     folder = OutputFolder(output)
     console = Console(highlight=False, soft_wrap=True)
     with console.status("Opening the model"):
-        from fedgaze.models import choose_device, open_classifier
         from fedgaze.report import How, explain_files
 
-        place = choose_device(device)
-        classifier = open_classifier(
-            model, checkpoint=checkpoint, code=model_code, classes=classes, preprocess=preprocess
-        )
-        classifier.model.to(place)
+        classifier = open_model(model, checkpoint, model_code, classes, preprocess, device)
     how = How(
         methods=list(dict.fromkeys(method.split(","))),
         layers=layer or (),
@@ -247,7 +201,7 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
             "precision": precision,
             "memory": memory,
         },
-        options=options,
+        options=method_options,
     )
     records: list[dict[str, Any]] = []
     done = failed = 0
@@ -295,22 +249,6 @@ def _files(files: list[Path], directory: Path | None) -> list[Path]:
     if not files:
         raise FedgazeError("no picture was given: name files, or a folder with --image-dir")
     return list(dict.fromkeys(files))
-
-
-def _options(words: list[str]) -> dict[str, Any]:
-    """Read ``name=value``: numbers, true and false as what they are, all else as text."""
-    import yaml
-
-    found: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise FedgazeError(f"--option {word!r} should be NAME=VALUE, such as steps=50")
-        try:
-            found[name.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise FedgazeError(f"--option {word!r} has a value that cannot be read") from error
-    return found
 
 
 def _line(records: Sequence[dict[str, Any]], output: Path) -> str:

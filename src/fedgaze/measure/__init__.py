@@ -18,6 +18,7 @@ from fedgaze.measure.effects import (
     infidelity,
     sensitivity_n,
 )
+from fedgaze.measure.evaluation import Batch, Change, Heatmaps, Maker, Value, evaluate, maker_of
 from fedgaze.measure.faithfulness import (
     average_drop,
     causal_drop,
@@ -63,13 +64,22 @@ from fedgaze.measure.robustness import (
     relative_representation_stability,
 )
 from fedgaze.measure.statistics import Summary, summarise
+from fedgaze.measure.table import Cell, Column, Table, columns_of
 
 __all__ = [
     "Around",
+    "Batch",
+    "Cell",
+    "Change",
+    "Column",
     "Explain",
     "ExplainModel",
+    "Heatmaps",
+    "Maker",
     "Metric",
     "Summary",
+    "Table",
+    "Value",
     "adcc",
     "agreement",
     "aic",
@@ -83,12 +93,14 @@ __all__ = [
     "causal_drop",
     "centre",
     "coherency",
+    "columns_of",
     "comprehensiveness",
     "corrupted",
     "deletion",
     "edges",
     "effective_complexity",
     "entropy",
+    "evaluate",
     "faithfulness_correlation",
     "faithfulness_estimate",
     "fill",
@@ -100,6 +112,7 @@ __all__ = [
     "iou",
     "list_metrics",
     "local_lipschitz",
+    "maker_of",
     "mass_on",
     "mass_overlap",
     "max_sensitivity",

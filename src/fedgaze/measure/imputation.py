@@ -116,9 +116,9 @@ def impute(images: Tensor, gone: Tensor) -> Tensor:
     Of these, the four beside it weigh 1/6 and the four at its corners 1/12, fewer at the border:
     Rong et al., Section 4 (noisy linear imputation, without the noise). That is a sparse linear
     system, symmetric and positive definite, which conjugate gradients solve for all images at once,
-    on their device and for any number of channels; they begin with the solution at half the size, and
-    take steps of all sizes at once.
-    An image of which nothing is left becomes zero.
+    on their device and for any number of channels; they begin with the solution at half the size,
+    and each step takes in those of all smaller sizes. An image of which nothing is left becomes
+    zero.
 
     Args:
         images: ``(N, C, H, W)``.

@@ -2,13 +2,14 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
-from fedgaze.errors import FedgazeError, nearest
+from fedgaze.errors import FedgazeError
+from fedgaze.xai import check_options, options_of
 
 __all__ = ["Axis", "Better", "Metric"]
 
@@ -65,8 +66,15 @@ class Metric:
     @property
     def options(self) -> dict[str, Any]:
         """The names of the options with their defaults."""
-        found = inspect.signature(self.compute).parameters.values()
-        return {each.name: each.default for each in found if each.kind is each.KEYWORD_ONLY}
+        return options_of(self.compute)
+
+    def check_options(self, given: Iterable[str]) -> None:
+        """Find options that the metric does not have.
+
+        Raises:
+            FedgazeError: There is one.
+        """
+        check_options(self.name, self.options, given)
 
     def __call__(self, given: Mapping[str, Any], **options: Any) -> Tensor:
         """Compute it from what is given by name.
@@ -77,13 +85,7 @@ class Metric:
         for need in self.needs:
             if given.get(need) is None:
                 raise FedgazeError(f"{self.name} needs {NEEDS[need]}")
-        for option in options:
-            if option not in self.options:
-                allowed = ", ".join(self.options) or "none"
-                raise FedgazeError(
-                    f"{self.name} has no option {option!r}; allowed are {allowed}"
-                    f"{nearest(option, self.options)}"
-                )
+        self.check_options(options)
         return self.compute(*[given[need] for need in self.needs], **options)
 
     @property

@@ -29,7 +29,7 @@ from fedgaze.xai import (
     top_k,
 )
 
-__all__ = ["How", "Result", "explain_files"]
+__all__ = ["How", "Result", "explain_files", "shown_picture", "toned"]
 
 # Overlays are for people: a digit of 24 pixels is enlarged, a camera's whole resolution reduced.
 _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 224, 1024
@@ -128,7 +128,7 @@ def explain_files(
         if waiting and (len(waiting) == how.batch_size or view.size != waiting[0].view.size):
             yield from job.explain(waiting)
             waiting = []
-        shown = _shown(classifier.preprocess.frame(picture), view)
+        shown = shown_picture(classifier.preprocess.frame(picture), view)
         waiting.append(_Picture(file, picture.size, view, shown))
     yield from job.explain(waiting)
 
@@ -235,7 +235,7 @@ class _Job:
     ) -> tuple[Image.Image, dict[str, Callable[[BinaryIO], object]]]:
         """The overlay, and what is written of one map; where it lies is noted in the record."""
         heatmap = explanation.heatmaps[row].detach().float().cpu()
-        drawn = _drawn(heatmap) if explanation.attributions is not None else heatmap
+        drawn = toned(heatmap) if explanation.attributions is not None else heatmap
         pixels = torch.from_numpy(np.array(picture.shown.convert("RGB"))).permute(2, 0, 1)
         shown = self._coloured(pixels, drawn, self.how.alpha)
         alone = self._coloured(torch.zeros(3, *drawn.shape), drawn, 1.0)
@@ -309,8 +309,8 @@ def _of_target(explanation: Explanation, row: int) -> str:
     return f".{int(explanation.targets[row])}"
 
 
-def _drawn(heatmap: Tensor) -> Tensor:
-    """Where each pixel is judged, a few are so strong that beside them no other can be seen."""
+def toned(heatmap: Tensor) -> Tensor:
+    """What is drawn where each pixel is judged: a few are so strong that no other could be seen."""
     limit = heatmap.abs().flatten().quantile(_STRONGEST)
     return (heatmap / limit).clamp(-1, 1) if limit > 0 else heatmap
 
@@ -319,7 +319,7 @@ def _png(picture: Image.Image) -> Callable[[BinaryIO], object]:
     return partial(picture.save, format="png")
 
 
-def _shown(frame: Image.Image, view: Image.Image) -> Image.Image:
+def shown_picture(frame: Image.Image, view: Image.Image) -> Image.Image:
     """Choose what a person is shown: the finer of the two, enlarged or reduced to be looked at."""
     finer = frame if frame.width > view.width else view
     enlarged = -(-_SHOWN_AT_LEAST // max(finer.size))

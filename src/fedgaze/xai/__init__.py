@@ -21,7 +21,7 @@ from fedgaze.xai.layers import Layer, Layers, list_layers, resolve_layers
 from fedgaze.xai.methods import find_method, grad_cam, grad_cam_plus_plus, list_methods
 from fedgaze.xai.methods.paths import baseline_of
 from fedgaze.xai.outputs import logits_of, predictions, probabilities
-from fedgaze.xai.registry import Method
+from fedgaze.xai.registry import Method, check_options, options_of
 from fedgaze.xai.runner import Runner
 from fedgaze.xai.running import frozen
 from fedgaze.xai.segments import segmentation
@@ -44,6 +44,7 @@ __all__ = [
     "auto_layer",
     "baseline_of",
     "boxes",
+    "check_options",
     "contrast",
     "detections",
     "explain",
@@ -58,6 +59,7 @@ __all__ = [
     "logits_of",
     "map_layers",
     "open_runner",
+    "options_of",
     "output",
     "overlay",
     "predictions",

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -12,7 +12,16 @@ from torch import Tensor
 
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["GROUP", "CostClass", "Kind", "Method", "Reduction", "third_party"]
+__all__ = [
+    "GROUP",
+    "CostClass",
+    "Kind",
+    "Method",
+    "Reduction",
+    "check_options",
+    "options_of",
+    "third_party",
+]
 
 GROUP = "fedgaze.methods"
 """The entry point group in which other packages offer a `Method`."""
@@ -92,7 +101,7 @@ class Method:
     @property
     def options(self) -> dict[str, Any]:
         """The names of the options with their defaults."""
-        options = _options(self.compute) | _options(self.score)
+        options = options_of(self.compute) | options_of(self.score)
         if self.kind == "attention":
             # How many tokens lead is found out.
             options.pop("prefix", None)
@@ -100,7 +109,7 @@ class Method:
 
     def options_of_score(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the given options that are the score's."""
-        return {name: each for name, each in given.items() if name in _options(self.score)}
+        return {name: each for name, each in given.items() if name in options_of(self.score)}
 
     def check_options(self, given: Mapping[str, Any]) -> None:
         """Find options that the method does not have.
@@ -108,16 +117,31 @@ class Method:
         Raises:
             FedgazeError: There is one.
         """
-        for name in given:
-            if name not in self.options:
-                allowed = ", ".join(self.options) or "none"
-                raise FedgazeError(
-                    f"{self.name} has no option {name!r}; allowed are {allowed}"
-                    f"{nearest(name, self.options)}"
-                )
+        check_options(self.name, self.options, given)
 
 
-def _options(function: Callable[..., Tensor] | None) -> dict[str, Any]:
+def check_options(name: str, options: Iterable[str], given: Iterable[str]) -> None:
+    """Find options that something does not have.
+
+    Args:
+        name: Its own.
+        options: Those that it has.
+        given: Those that are asked for.
+
+    Raises:
+        FedgazeError: There is one.
+    """
+    known = list(options)
+    for each in given:
+        if each not in known:
+            allowed = ", ".join(known) or "none"
+            raise FedgazeError(
+                f"{name} has no option {each!r}; allowed are {allowed}{nearest(each, known)}"
+            )
+
+
+def options_of(function: Callable[..., Tensor] | None) -> dict[str, Any]:
+    """The names of a function's options, which are keyword-only, with their defaults."""
     if function is None:
         return {}
     found = inspect.signature(function).parameters.values()

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedgaze.report.pictures import Album, Shot, read_folder
-from fedgaze.report.record import Record, Source, mapping
-from fedgaze.report.words import shown
+from fedgaze.report.federated.heatmaps import Shot, read_folder
+from fedgaze.report.federated.record import Record, Source, mapping
+from fedgaze.report.federated.words import shown
+from fedgaze.report.pictures import Album
 
 __all__ = ["VIEWS", "Gallery", "View", "make_gallery", "reason", "shots_of"]
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fedgaze.report.record import Record, Source
-from fedgaze.report.words import MEASURES, Measure, join, shown
+from fedgaze.report.federated.record import Record, Source
+from fedgaze.report.federated.words import MEASURES, Measure, join, shown
 
 __all__ = ["Finding", "Verdict", "apart", "findings", "judge"]
 

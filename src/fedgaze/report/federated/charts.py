@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedgaze.report.record import Record, Source, mapping, number
-from fedgaze.report.words import MEASURES, Unit, shown
+from fedgaze.report.federated.record import Record, Source, mapping, number
+from fedgaze.report.federated.words import MEASURES, Unit, shown
 
 __all__ = ["Chart", "Series", "learning_charts", "look_charts"]
 

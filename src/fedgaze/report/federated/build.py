@@ -1,23 +1,17 @@
-"""Build the page: one file, nothing fetched, nothing executed but what its policy names by hash."""
+"""Build the page of a federated run."""
 
-import base64
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from fedgaze.report.charts import Chart, Series, learning_charts, look_charts
-from fedgaze.report.gallery import Gallery, make_gallery
-from fedgaze.report.pictures import colour_scale
-from fedgaze.report.record import Record, Source, mapping, number, read_record
-from fedgaze.report.strip import make_strip
-from fedgaze.report.verdict import findings, judge
-from fedgaze.report.words import MEASURES, Measure, join, shown
+from fedgaze.report.federated.charts import Chart, Series, learning_charts, look_charts
+from fedgaze.report.federated.gallery import Gallery, make_gallery
+from fedgaze.report.federated.record import Record, Source, mapping, number, read_record
+from fedgaze.report.federated.strip import make_strip
+from fedgaze.report.federated.verdict import findings, judge
+from fedgaze.report.federated.words import MEASURES, Measure, join, shown
+from fedgaze.report.html import render
 from fedgaze.store import write_text
 
 __all__ = ["write_federated_report"]
@@ -56,21 +50,14 @@ def _render(record: Record) -> str:
     slots = _slots(record.clients, emphasised)
     gallery = make_gallery(record, slots, emphasised)
     learning, looks = learning_charts(record), look_charts(record)
-    style = _read("vendor/uplot/uPlot.min.css") + _read("page/report.css")
-    scripts = [
-        _read(each)
-        for each in ("vendor/uplot/uPlot.iife.min.js", "page/charts.js", "page/gallery.js")
-    ]
-    environment = Environment(
-        loader=PackageLoader("fedgaze.report", "page"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.globals.update(shown=shown, join=join, MEASURES=MEASURES)
     sources: tuple[Source, ...] = ("server", "own")
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "federated.html.j2",
+        styles=["vendor/uplot/uPlot.min.css"],
+        scripts=["vendor/uplot/uPlot.iife.min.js", "page/charts.js", "page/gallery.js"],
+        shown=shown,
+        join=join,
+        MEASURES=MEASURES,
         record=record,
         verdict=verdict,
         suspects=verdict.suspects,
@@ -82,34 +69,12 @@ def _render(record: Record) -> str:
         looks=looks,
         sources=[each for each in sources if any(each in chart.series for chart in looks)],
         gallery=gallery,
-        scale=colour_scale(),
         final=_final_table(record),
         troubles=_troubles(record),
         settings=list(_settings(record.task)),
         chart_data=_chart_data([*learning, *looks], slots, emphasised),
         gallery_data=_gallery_data(gallery),
-        policy=_policy(style, scripts),
-        style=Markup(style),  # noqa: S704 - our own files, hashed in the policy
-        scripts=[Markup(each) for each in scripts],  # noqa: S704
     )
-
-
-def _read(name: str) -> str:
-    return files("fedgaze.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, scripts: list[str]) -> str:
-    """A content security policy under which this page can run itself and reach nothing."""
-    hashes = [_hash(each) for each in (style, *scripts)]
-    return (
-        f"default-src 'none'; img-src data:; style-src {hashes[0]}; "
-        f"script-src {' '.join(hashes[1:])}; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _slots(clients: list[Any], emphasised: list[Any]) -> dict[Any, int]:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedgaze.report.gallery import VIEWS, View, shots_of
-from fedgaze.report.pictures import Shot, data_uri, mean_heat, thumbnail
-from fedgaze.report.record import Record
-from fedgaze.report.verdict import Finding
-from fedgaze.report.words import Measure, shown
+from fedgaze.report.federated.gallery import VIEWS, View, shots_of
+from fedgaze.report.federated.heatmaps import Shot, mean_heat
+from fedgaze.report.federated.record import Record
+from fedgaze.report.federated.verdict import Finding
+from fedgaze.report.federated.words import Measure, shown
+from fedgaze.report.pictures import data_uri, thumbnail
 
 __all__ = ["Row", "Strip", "make_strip"]
 

@@ -1,0 +1,151 @@
+"""Options that several commands have, and what is read from them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedgaze.errors import FedgazeError
+
+if TYPE_CHECKING:
+    from fedgaze.models import Classifier
+
+__all__ = [
+    "MODEL",
+    "PICTURES",
+    "RUN",
+    "SHOWN",
+    "Checkpoint",
+    "ClassNames",
+    "Device",
+    "Json",
+    "Memory",
+    "MethodOptions",
+    "Model",
+    "ModelCode",
+    "Preparation",
+    "Seed",
+    "open_model",
+    "option",
+    "read_options",
+    "words",
+]
+
+PICTURES, MODEL, SHOWN, RUN = "Pictures", "Model", "Explanation", "How it runs"
+
+
+def option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    """An option of a command, in a panel of its help."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+Model = Annotated[
+    str | None,
+    option(
+        MODEL,
+        "A model of torchvision (`resnet50`) or timm (`timm:vit_tiny_patch16_224`), a "
+        "transformers directory (`hf:PATH`), or a class such as `fedgaze.models.DigitsNet`. "
+        "Without `--checkpoint`, its published weights are used, and fetched the first time.",
+        metavar="NAME",
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    option(
+        MODEL,
+        "Weights: `.safetensors`, or what `torch.save` wrote of a state dict.",
+        metavar="FILE",
+    ),
+]
+ModelCode = Annotated[
+    str | None,
+    option(
+        MODEL,
+        "A class or function in a Python file of yours, which is run.",
+        metavar="FILE.py:NAME",
+    ),
+]
+ClassNames = Annotated[
+    Path | None,
+    option(MODEL, "Class names: one a line, or JSON. By default ImageNet's.", metavar="FILE"),
+]
+Preparation = Annotated[
+    str | None,
+    option(
+        MODEL,
+        "`imagenet`, `none` (the picture as it is), or a JSON or YAML file with `size`, "
+        "`resize`, `mean`, `std`, `interpolation`, `channels`. By default what the weights "
+        "ask for.",
+        metavar="HOW",
+    ),
+]
+Device = Annotated[str, option(MODEL, "`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.", metavar="DEVICE")]
+MethodOptions = Annotated[
+    list[str] | None,
+    option(
+        SHOWN,
+        "An option of the method, such as `steps=50`; may be repeated.",
+        "--option",
+        metavar="NAME=VALUE",
+    ),
+]
+Memory = Annotated[
+    str | None, option(RUN, "How much a pass may take, such as `512MiB`.", metavar="SIZE")
+]
+Seed = Annotated[int, option(RUN, "Of all that is drawn at random.", min=0)]
+Json = Annotated[
+    bool, option(RUN, "Print one JSON object, for programs, and nothing else.", "--json")
+]
+
+
+def open_model(
+    name: str | None,
+    checkpoint: Path | None,
+    code: str | None,
+    classes: Path | None,
+    preprocess: str | None,
+    device: str,
+) -> "Classifier":
+    """Open the classifier that the options describe, on its device.
+
+    Raises:
+        FedgazeError: An option cannot be used.
+    """
+    from fedgaze.models import choose_device, open_classifier
+
+    place = choose_device(device)
+    classifier = open_classifier(
+        name, checkpoint=checkpoint, code=code, classes=classes, preprocess=preprocess
+    )
+    classifier.model.to(place)
+    return classifier
+
+
+def read_options(given: Sequence[str] | None, name: str = "--option") -> dict[str, Any]:
+    """Read ``name=value``: numbers, true and false as what they are, all else as text.
+
+    Args:
+        given: What was given.
+        name: Of the option, for people.
+
+    Raises:
+        FedgazeError: One is not so.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for word in given or ():
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise FedgazeError(f"{name} {word!r} should be NAME=VALUE, such as steps=50")
+        try:
+            found[key.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise FedgazeError(f"{name} {word!r} has a value that cannot be read") from error
+    return found
+
+
+def words(given: str) -> list[str]:
+    """The words of a list separated by commas, each once."""
+    return list(dict.fromkeys(each.strip() for each in given.split(",") if each.strip()))

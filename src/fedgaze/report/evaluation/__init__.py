@@ -1,0 +1,1 @@
+"""Evaluate the heatmaps of pictures in a folder, and the page about it."""
