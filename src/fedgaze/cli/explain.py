@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedgaze.cli.listing import print_layers, print_methods
 from fedgaze.cli.options import (
@@ -24,6 +23,7 @@ from fedgaze.cli.options import (
     Preparation,
     open_model,
     option,
+    progress_bar,
     read_options,
 )
 from fedgaze.errors import FedgazeError, nearest
@@ -205,20 +205,11 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     )
     records: list[dict[str, Any]] = []
     done = failed = 0
-    columns = (
-        TextColumn("Explaining"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     try:
-        with Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        ) as progress:
-            bar = progress.add_task("", total=len(files))
+        with progress_bar(console, "Explaining", len(files)) as advance:
             for result in explain_files(classifier, files, folder, how):
                 records.extend(result.records)
-                progress.advance(bar)
+                advance(1)
                 if result.error is None:
                     done += 1
                     console.print(_line(result.records, output))

@@ -1,4 +1,4 @@
-"""What `fedgaze explain` can be asked for: its methods, and a model's layers."""
+"""What commands can be asked for: methods, metrics, and a model's layers."""
 
 import typer
 from rich import box
@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["print_layers", "print_methods"]
+__all__ = ["print_layers", "print_methods", "print_metrics"]
 
 _COSTS = {
     "forward": "one forward pass",
@@ -53,4 +53,32 @@ def print_layers(model: str | None) -> None:
         auto = "[green]auto[/]" if layer.name == chosen else ""
         table.add_row(escape(layer.name), layer.module, " × ".join(map(str, layer.shape)), auto)
     Console(highlight=False).print(table)
+    raise typer.Exit
+
+
+def print_metrics(wanted: bool) -> None:
+    """List the metrics by axis: their range, the good end, what they cost and can be told."""
+    if not wanted:
+        return
+    from fedgaze.measure import list_metrics
+
+    console = Console(highlight=False)
+    metrics = list_metrics()
+    for axis in dict.fromkeys(each.axis for each in metrics):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+        table.title = f"[bold]{axis}[/]"
+        for column in ("metric", "better", "range", "cost an image", "options", "source"):
+            table.add_column(column, overflow="fold", no_wrap=column == "metric")
+        for metric in metrics:
+            if metric.axis == axis:
+                options = ", ".join(f"{name}={value}" for name, value in metric.options.items())
+                table.add_row(
+                    f"[bold]{metric.name}[/]",
+                    metric.better,
+                    metric.span,
+                    metric.cost,
+                    escape(options),
+                    f"[dim]{escape(metric.paper)}[/]",
+                )
+        console.print(table)
     raise typer.Exit

@@ -1,10 +1,13 @@
 """Options that several commands have, and what is read from them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedgaze.errors import FedgazeError
 
@@ -25,9 +28,11 @@ __all__ = [
     "Model",
     "ModelCode",
     "Preparation",
+    "Quiet",
     "Seed",
     "open_model",
     "option",
+    "progress_bar",
     "read_options",
     "words",
 ]
@@ -97,6 +102,7 @@ Seed = Annotated[int, option(RUN, "Of all that is drawn at random.", min=0)]
 Json = Annotated[
     bool, option(RUN, "Print one JSON object, for programs, and nothing else.", "--json")
 ]
+Quiet = Annotated[bool, option(RUN, "Print nothing but what went wrong.", "--quiet", "-q")]
 
 
 def open_model(
@@ -120,6 +126,25 @@ def open_model(
     )
     classifier.model.to(place)
     return classifier
+
+
+@contextmanager
+def progress_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar that goes when it is done, and only where somebody can see it.
+
+    Args:
+        console: Where.
+        what: Is done.
+        total: How many times.
+
+    Yields:
+        A function that says that so many more are done.
+    """
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = console.quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        bar = progress.add_task("", total=total)
+        yield lambda count: progress.advance(bar, count)
 
 
 def read_options(given: Sequence[str] | None, name: str = "--option") -> dict[str, Any]:

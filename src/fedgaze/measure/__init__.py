@@ -18,7 +18,16 @@ from fedgaze.measure.effects import (
     infidelity,
     sensitivity_n,
 )
-from fedgaze.measure.evaluation import Batch, Change, Heatmaps, Maker, Value, evaluate, maker_of
+from fedgaze.measure.evaluation import (
+    Batch,
+    Change,
+    Changed,
+    Heatmaps,
+    Maker,
+    Value,
+    evaluate,
+    maker_of,
+)
 from fedgaze.measure.faithfulness import (
     average_drop,
     causal_drop,
@@ -71,6 +80,7 @@ __all__ = [
     "Batch",
     "Cell",
     "Change",
+    "Changed",
     "Column",
     "Explain",
     "ExplainModel",

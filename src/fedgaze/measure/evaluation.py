@@ -16,7 +16,7 @@ from fedgaze.measure.randomisation import ExplainModel
 from fedgaze.measure.registry import Metric
 from fedgaze.xai import explain, find_method, open_runner
 
-__all__ = ["Batch", "Change", "Heatmaps", "Maker", "Value", "evaluate", "maker_of"]
+__all__ = ["Batch", "Change", "Changed", "Heatmaps", "Maker", "Value", "evaluate", "maker_of"]
 
 ZERO = "the heatmap is the same everywhere"
 NO_BOX = "no box of the explained class"
@@ -86,6 +86,18 @@ def maker_of(name: str, layer: str | None = None, **settings: Any) -> Maker:
     return Maker(name, make, layer, fine=method.kind == "run" and not method.layers)
 
 
+class Changed(NamedTuple):
+    """What images were made into.
+
+    Attributes:
+        name: By what.
+        images: ``(N, C, H, W)``, as the model takes them.
+    """
+
+    name: str
+    images: Tensor
+
+
 @dataclass(frozen=True)
 class Change:
     """What is done to pictures before they are explained again.
@@ -106,8 +118,8 @@ class Change:
     std: Sequence[float] = (1.0,)
     seed: int = 0
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The changed images ``(N, C, H, W)``, as the model takes them.
+    def __call__(self, model: nn.Module, batch: Batch) -> Changed:
+        """Change the images of a batch.
 
         Raises:
             FedgazeError: There is no such change, or it cannot be so strong.
@@ -127,7 +139,7 @@ class Change:
                 seed=self.seed,
             )
         mean, std = (made.new_tensor(each).view(-1, 1, 1) for each in (self.mean, self.std))
-        return (made - mean) / std
+        return Changed(self.name, (made - mean) / std)
 
 
 class Value(NamedTuple):
@@ -164,7 +176,7 @@ def evaluate(
     batch: Batch,
     makers: Sequence[Maker],
     metrics: Sequence[tuple[Metric, Mapping[str, Any]]],
-    change: Change | None = None,
+    changed: Changed | None = None,
     memory: int | str | None = None,
 ) -> Iterator[Heatmaps]:
     """Judge the heatmaps of all makers on a batch of images.
@@ -174,20 +186,19 @@ def evaluate(
         batch: The images.
         makers: Whose heatmaps.
         metrics: What is measured, each with its options.
-        change: Also explain images that are changed so, for the same classes, and say how alike
-            the heatmaps are: see `fedgaze.measure.attacks.agreement`.
+        changed: Also explain these, for the same classes, and say how alike the heatmaps are:
+            see `fedgaze.measure.agreement`.
         memory: As for `explain`.
 
     Yields:
         What came of each maker, in their order. A metric that has no value for an image says why.
     """
-    altered = None if change is None else change(model, batch)
+    names = [metric.name for metric, _ in metrics]
     with open_runner(model, batch.images, batch.targets, precision="fast", memory=memory) as runner:
         for maker in makers:
-            names = [metric.name for metric, _ in metrics]
             try:
                 maps = maker.make(model, batch.images, batch.targets)
-                again = None if altered is None else maker.make(model, altered, batch.targets)
+                again = changed and maker.make(model, changed.images, batch.targets)
             except FedgazeError as error:
                 failed = [Value(None, f"no heatmap: {error}")] * len(batch)
                 yield Heatmaps(maker, None, None, dict.fromkeys(names, failed))
@@ -208,10 +219,10 @@ def evaluate(
             values = {
                 metric.name: _values(metric, options, given, batch) for metric, options in metrics
             }
-            if change is not None and again is not None:
+            if changed is not None and again is not None:
                 flat = [ZERO if each else "" for each in _flat(maps, again)]
                 for name, found in agreement(maps, again).items():
-                    values[f"{change.name}_{name}"] = _told(found, flat)
+                    values[f"{changed.name}_{name}"] = _told(found, flat)
             yield Heatmaps(maker, maps, again, values)
 
 

@@ -76,6 +76,11 @@ class Metric:
         """
         check_options(self.name, self.options, given)
 
+    @property
+    def meaning(self) -> str:
+        """What it says, in a sentence."""
+        return first_line(self.compute)
+
     def __call__(self, given: Mapping[str, Any], **options: Any) -> Tensor:
         """Compute it from what is given by name.
 
@@ -93,3 +98,8 @@ class Metric:
         """Its range, for people."""
         ends = [f"{each:g}" if math.isfinite(each) else "∞" for each in (self.low, self.high)]
         return f"{ends[0]} to {ends[1]}"
+
+
+def first_line(function: Callable[..., Any]) -> str:
+    """The sentence with which a function's docstring begins."""
+    return (inspect.getdoc(function) or "").partition("\n")[0]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgaze.measure.registry import Axis, Better, Metric
+from fedgaze.measure.agreement import pearson, spearman, ssim, top_k_overlap
+from fedgaze.measure.registry import Axis, Better, Metric, first_line
 from fedgaze.measure.statistics import Summary, summarise
 
 __all__ = ["Cell", "Column", "Table", "columns_of"]
@@ -26,6 +27,7 @@ class Column:
         span: Its range, for people.
         cost: What it costs, in words.
         paper: Where it comes from.
+        meaning: What it says, in a sentence.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Column:
     span: str
     cost: str
     paper: str
+    meaning: str
 
 
 def columns_of(metrics: Iterable[Metric], change: str | None = None) -> list[Column]:
@@ -44,20 +47,24 @@ def columns_of(metrics: Iterable[Metric], change: str | None = None) -> list[Col
         change: The name of an attack or a corruption.
     """
     found = [
-        Column(each.name, each.axis, each.better, each.span, each.cost, each.paper)
+        Column(each.name, each.axis, each.better, each.span, each.cost, each.paper, each.meaning)
         for each in metrics
     ]
     if change is not None:
-        words = {
-            "ssim": ("-1 to 1", "Wang et al., TIP 2004"),
-            "spearman": ("-1 to 1", "Spearman's rank correlation"),
-            "pearson": ("-1 to 1", "Pearson's correlation"),
-            "top_k": ("0 to 1", "Ghorbani et al., AAAI 2019"),
+        alike = {
+            "ssim": (ssim, "-1 to 1", "Wang et al., TIP 2004"),
+            "spearman": (spearman, "-1 to 1", "Spearman's rank correlation"),
+            "pearson": (pearson, "-1 to 1", "Pearson's correlation"),
+            "top_k": (top_k_overlap, "0 to 1", "Ghorbani et al., AAAI 2019"),
         }
-        found += [
-            Column(f"{change}_{name}", "robustness", "higher", span, "1 explanation", paper)
-            for name, (span, paper) in words.items()
-        ]
+        for name, (compute, span, paper) in alike.items():
+            meaning = f"Before and after {change}: {first_line(compute)}"
+            found.append(
+                Column(
+                    f"{change}_{name}", "robustness", "higher", span, "1 explanation", paper,
+                    meaning,
+                )
+            )  # fmt: skip
     return found
 
 
@@ -153,7 +160,7 @@ class Table:
             difference = -difference
         return summarise(difference.tolist(), seed=self._seed)
 
-    def only(self, chosen: Array) -> "Table":
+    def only(self, chosen: NDArray[np.bool_]) -> "Table":
         """The table of some images.
 
         Args:

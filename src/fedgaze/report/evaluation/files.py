@@ -183,12 +183,31 @@ class Evaluation:
             masks(boxes, (images.shape[2], images.shape[3])).to(device),
             boxes.to(device),
         )
+        changed = None
+        if self.judge.change is not None:
+            changed = self.judge.change(classifier.model, batch)
+            self._note_change(changed.images, seen, lines)
         memory = self.judge.memory
-        for made in evaluate(
-            classifier.model, batch, self.makers, self.metrics, self.judge.change, memory
-        ):
+        for made in evaluate(classifier.model, batch, self.makers, self.metrics, changed, memory):
             self._take(made, seen, lines)
         return lines
+
+    def _note_change(
+        self, images: Tensor, seen: Sequence[_Seen], lines: list[dict[str, Any]]
+    ) -> None:
+        """Write what the model says of changed images, and some of these."""
+        with torch.no_grad():
+            logits = logits_of(self.classifier.model(images))
+        chances, said = probabilities(logits).cpu(), predictions(logits).tolist()
+        pictures = (self._pictures(images) * 255).round().to(torch.uint8).cpu()
+        rows = zip(seen, lines, said, chances, pictures, strict=True)
+        for each, line, guess, row, pixels in rows:
+            line["changed"] = self._named(guess, row)
+            if each.index in self._sampled():
+                array = pixels.permute(1, 2, 0).numpy()
+                picture = Image.fromarray(array[..., 0] if len(pixels) == 1 else array)
+                kept = self._kept(each, "changed", picture, line["boxes"])
+                line.setdefault("pictures", {})["changed"] = kept
 
     def _take(self, made: Heatmaps, seen: Sequence[_Seen], lines: list[dict[str, Any]]) -> None:
         """Write what came of one maker into the lines, and its overlays of some pictures."""
