@@ -21,12 +21,13 @@ from fedgaze.cli.options import (
     Model,
     ModelCode,
     Preparation,
+    given_files,
     open_model,
     option,
     progress_bar,
     read_options,
 )
-from fedgaze.errors import FedgazeError, nearest
+from fedgaze.errors import FedgazeError
 
 __all__ = ["explain"]
 
@@ -173,7 +174,7 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     method_options = read_options(options)
     if region is not None and not 0 < region <= 1:
         raise FedgazeError(f"--region is {region}; allowed is more than 0, up to 1")
-    files = _files([*(images or []), *(image or [])], image_dir)
+    files = given_files([*(images or []), *(image or [])], image_dir)
 
     from fedgaze.store import OutputFolder
 
@@ -223,23 +224,6 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
             console.print(f"{done} explained; recorded in {escape(str(written))}")
     if failed:
         raise typer.Exit(1)
-
-
-def _files(files: list[Path], directory: Path | None) -> list[Path]:
-    """Gather the pictures, each once, and find out what is missing before any work."""
-    for file in files:
-        if file.is_dir():
-            raise FedgazeError(f"{file} is a folder; give it with --image-dir")
-        if not file.is_file():
-            there = [each.name for each in file.parent.iterdir()] if file.parent.is_dir() else []
-            raise FedgazeError(f"{file} is not a file{nearest(file.name, there)}")
-    if directory is not None:
-        from fedgaze.data import find_images
-
-        files = [*files, *find_images(directory)]
-    if not files:
-        raise FedgazeError("no picture was given: name files, or a folder with --image-dir")
-    return list(dict.fromkeys(files))
 
 
 def _line(records: Sequence[dict[str, Any]], output: Path) -> str:

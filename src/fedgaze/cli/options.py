@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fedgaze.errors import FedgazeError
+from fedgaze.errors import FedgazeError, nearest
 
 if TYPE_CHECKING:
     from fedgaze.models import Classifier
@@ -30,6 +30,7 @@ __all__ = [
     "Preparation",
     "Quiet",
     "Seed",
+    "given_files",
     "open_model",
     "option",
     "progress_bar",
@@ -103,6 +104,31 @@ Json = Annotated[
     bool, option(RUN, "Print one JSON object, for programs, and nothing else.", "--json")
 ]
 Quiet = Annotated[bool, option(RUN, "Print nothing but what went wrong.", "--quiet", "-q")]
+
+
+def given_files(files: list[Path], directory: Path | None) -> list[Path]:
+    """Gather the pictures, each once, and find out what is missing before any work.
+
+    Args:
+        files: As they were given.
+        directory: A folder of more; None for none.
+
+    Raises:
+        FedgazeError: One is no file, or there is none at all.
+    """
+    for file in files:
+        if file.is_dir():
+            raise FedgazeError(f"{file} is a folder; give it with --image-dir")
+        if not file.is_file():
+            there = [each.name for each in file.parent.iterdir()] if file.parent.is_dir() else []
+            raise FedgazeError(f"{file} is not a file{nearest(file.name, there)}")
+    if directory is not None:
+        from fedgaze.data import find_images
+
+        files = [*files, *find_images(directory)]
+    if not files:
+        raise FedgazeError("no picture was given: name files, or a folder with --image-dir")
+    return list(dict.fromkeys(files))
 
 
 def open_model(

@@ -3,10 +3,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fedgaze.models.build import build_model
+from fedgaze.models.build import MissingWeightsError, build_model
 from fedgaze.models.checkpoint import load_checkpoint, load_weights, read_checkpoint
 from fedgaze.models.classes import find_class, imagenet_classes, read_classes
 from fedgaze.models.classifier import Classifier, open_classifier
+from fedgaze.models.depth import layers_by_depth
 from fedgaze.models.described import describe_layers
 from fedgaze.models.device import choose_device
 from fedgaze.models.preprocess import IMAGENET, Preprocess, read_preprocess, weights_preprocess
@@ -20,12 +21,14 @@ __all__ = [
     "IMAGENET",
     "Classifier",
     "DigitsNet",
+    "MissingWeightsError",
     "Preprocess",
     "build_model",
     "choose_device",
     "describe_layers",
     "find_class",
     "imagenet_classes",
+    "layers_by_depth",
     "load_checkpoint",
     "load_weights",
     "open_classifier",

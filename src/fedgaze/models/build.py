@@ -14,7 +14,7 @@ from fedgaze.errors import FedgazeError, nearest
 from fedgaze.models.resolve import Builder, library, resolve_name, resolve_target
 from fedgaze.models.taskcode import last_own_line
 
-__all__ = ["build_model"]
+__all__ = ["MissingWeightsError", "build_model"]
 
 # timm would open files, or other people's repositories, for these.
 _TIMM_REFUSED = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
@@ -22,6 +22,10 @@ _HUB_ARGUMENTS = ("revision", "subfolder", "local_files_only", "ignore_mismatche
 _UNEXPECTED = re.compile(
     r"(?:(\w+)\.__init__|(\w+))\(\) got an unexpected keyword argument '(\w+)'"
 )
+
+
+class MissingWeightsError(FedgazeError):
+    """Published weights lie neither here nor where they could be fetched from."""
 
 
 def build_model(
@@ -137,7 +141,7 @@ def _call(builder: Builder, given: dict[str, Any], task_dir: Path | None) -> Any
         if given.get("weights") is None and not given.get("pretrained"):
             raise _failed(builder, error, task_dir) from error
         why = getattr(error, "reason", None) or _first_line(error)
-        raise FedgazeError(
+        raise MissingWeightsError(
             f"the published weights of {builder.name} could not be fetched ({why}); "
             "give a file of weights with --checkpoint"
         ) from error

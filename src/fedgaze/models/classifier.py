@@ -51,6 +51,7 @@ def open_classifier(
     code: str | None = None,
     classes: Path | None = None,
     preprocess: str | None = None,
+    random_weights: bool = False,
 ) -> Classifier:
     """Open the classifier that a command line describes.
 
@@ -64,6 +65,7 @@ def open_classifier(
             ImageNet's, and a transformers model its own.
         preprocess: ``imagenet``, ``none`` (as it is, in [0, 1]) or a file (see `read_preprocess`).
             By default what the weights ask for; for code, ``none``.
+        random_weights: Of a named model: not its published weights, but those it is made with.
 
     Raises:
         FedgazeError: Something of this cannot be used. Files are looked at before any is built.
@@ -78,7 +80,7 @@ def open_classifier(
         raise FedgazeError(
             f"--preprocess '{preprocess}' must be 'imagenet', 'none' or a JSON or YAML file"
         )
-    build = _Recipe.of(name, code, has_weights=weights is not None)
+    build = _Recipe.of(name, code, has_weights=weights is not None or random_weights)
     model = build.model(len(labels) if labels else None)
     if weights is not None:
         outputs = _outputs(model, weights)

@@ -1,5 +1,7 @@
 """What people look at: overlays of pictures, and self-contained pages."""
 
+from fedgaze.report.comparison.grid import Asked, Row, Subject, compare, targets_of
+from fedgaze.report.comparison.page import Comparison, write_comparison
 from fedgaze.report.evaluation.boxes import read_box_classes
 from fedgaze.report.evaluation.files import Evaluation, Judge, open_evaluation
 from fedgaze.report.evaluation.findings import judged
@@ -8,14 +10,21 @@ from fedgaze.report.explained import How, Result, explain_files
 from fedgaze.report.federated.build import write_federated_report
 
 __all__ = [
+    "Asked",
+    "Comparison",
     "Evaluation",
     "How",
     "Judge",
     "Result",
+    "Row",
+    "Subject",
+    "compare",
     "explain_files",
     "judged",
     "open_evaluation",
     "read_box_classes",
+    "targets_of",
+    "write_comparison",
     "write_evaluation",
     "write_federated_report",
 ]

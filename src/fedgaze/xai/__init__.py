@@ -11,7 +11,7 @@ from fedgaze.xai.beyond import output, similarity
 from fedgaze.xai.capture import Capture, Captured
 from fedgaze.xai.choices import above, contrast, log_probability, probability, top_k
 from fedgaze.xai.classes import Classes
-from fedgaze.xai.colour import overlay
+from fedgaze.xai.colour import COLORMAP, overlay
 from fedgaze.xai.concepts import Concepts
 from fedgaze.xai.detection import boxes, detections
 from fedgaze.xai.explainer import explain
@@ -29,6 +29,7 @@ from fedgaze.xai.survey import map_layers
 from fedgaze.xai.targets import Target, Targets
 
 __all__ = [
+    "COLORMAP",
     "Capture",
     "Captured",
     "Classes",

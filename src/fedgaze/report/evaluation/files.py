@@ -253,7 +253,9 @@ class Evaluation:
         for left, top, right, bottom in boxes:
             place = [left * across, top * down, right * across - 1, bottom * down - 1]
             draw.rectangle(place, outline="#000000", width=3)
-            draw.rectangle(place, outline="#ffffff", width=1)
+            draw.rectangle(
+                [place[0] + 1, place[1] + 1, place[2] - 1, place[3] - 1], outline="#ffffff"
+            )
         held = io.BytesIO()
         small.save(held, "webp", quality=80)
         path = f"pictures/{seen.index:05d}.{name}.webp"
