@@ -72,6 +72,7 @@ from fedgaze.measure.robustness import (
     relative_output_stability,
     relative_representation_stability,
 )
+from fedgaze.measure.separation import neighbours_hit, project, silhouettes
 from fedgaze.measure.statistics import Summary, summarise
 from fedgaze.measure.table import Cell, Column, Table, columns_of
 
@@ -128,11 +129,13 @@ __all__ = [
     "max_sensitivity",
     "mean_heat",
     "monotonicity",
+    "neighbours_hit",
     "noise",
     "parameter_randomisation",
     "pearson",
     "pixel_flipping",
     "pointing_game",
+    "project",
     "random_logit",
     "randomisation_curve",
     "randomised",
@@ -146,6 +149,7 @@ __all__ = [
     "road_morf",
     "sensitivity_n",
     "sic",
+    "silhouettes",
     "spearman",
     "ssim",
     "strongest",

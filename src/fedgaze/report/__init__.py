@@ -2,6 +2,8 @@
 
 from fedgaze.report.comparison.grid import Asked, Row, Subject, compare, targets_of
 from fedgaze.report.comparison.page import Comparison, write_comparison
+from fedgaze.report.embedding.features import Embedding, FolderPictures, StoredPictures, embed
+from fedgaze.report.embedding.page import write_embedding
 from fedgaze.report.evaluation.boxes import read_box_classes
 from fedgaze.report.evaluation.files import Evaluation, Judge, open_evaluation
 from fedgaze.report.evaluation.findings import judged
@@ -12,19 +14,24 @@ from fedgaze.report.federated.build import write_federated_report
 __all__ = [
     "Asked",
     "Comparison",
+    "Embedding",
     "Evaluation",
+    "FolderPictures",
     "How",
     "Judge",
     "Result",
     "Row",
+    "StoredPictures",
     "Subject",
     "compare",
+    "embed",
     "explain_files",
     "judged",
     "open_evaluation",
     "read_box_classes",
     "targets_of",
     "write_comparison",
+    "write_embedding",
     "write_evaluation",
     "write_federated_report",
 ]

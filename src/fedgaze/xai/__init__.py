@@ -25,7 +25,7 @@ from fedgaze.xai.registry import Method, check_options, options_of
 from fedgaze.xai.runner import Runner
 from fedgaze.xai.running import frozen
 from fedgaze.xai.segments import segmentation
-from fedgaze.xai.survey import map_layers
+from fedgaze.xai.survey import layer_means, map_layers
 from fedgaze.xai.targets import Target, Targets
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "frozen",
     "grad_cam",
     "grad_cam_plus_plus",
+    "layer_means",
     "list_layers",
     "list_methods",
     "log_probability",

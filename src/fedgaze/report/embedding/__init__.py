@@ -1,0 +1,1 @@
+"""Layer-wise embeddings of labelled pictures, and the page about them."""
