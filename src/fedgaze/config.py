@@ -173,6 +173,11 @@ class WandbSpec(_Section):
     account: str | None = None
     project: str | None = None
 
+    @property
+    def secret(self) -> str | None:
+        """The key itself, which is written nowhere."""
+        return None if self.key is None else self.key.get_secret_value()
+
 
 class ResourcesSpec(_Section):
     """What one client may use."""

@@ -82,7 +82,9 @@ def test_a_long_run_stays_small(
     run = make_run(rounds=9)
     whole = run.page().data("gallery-data")
     assert whole["rounds"] == list(range(1, 10))
-    monkeypatch.setattr("fedgaze.report.federated.gallery.BUDGET", sum(map(len, whole["pictures"])) // 3)
+    monkeypatch.setattr(
+        "fedgaze.report.federated.gallery.BUDGET", sum(map(len, whole["pictures"])) // 3
+    )
     page = run.page()
     rounds = page.data("gallery-data")["rounds"]
     assert 3 <= len(rounds) <= 4

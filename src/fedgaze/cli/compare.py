@@ -23,6 +23,7 @@ from fedgaze.cli.options import (
     Preparation,
     Quiet,
     Seed,
+    TrackerName,
     given_files,
     option,
     progress_bar,
@@ -92,6 +93,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     ] = False,
     options: MethodOptions = None,
     memory: Memory = None,
+    tracker: TrackerName = None,
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -111,8 +113,10 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
         from fedgaze.models import choose_device
         from fedgaze.report import Asked, targets_of, write_comparison
         from fedgaze.report import compare as rows_of
-        from fedgaze.store import OutputFolder
+        from fedgaze.store import OutputFolder, check_tracker
 
+        if tracker is not None:
+            check_tracker(tracker)
         folder, place = OutputFolder(output), choose_device(device)
         asked = Asked(
             methods=words(method),
@@ -134,10 +138,30 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
                 rows += rows_of(subject, [file], asked)
                 advance(1)
     written = write_comparison(folder, rows)
+    if tracker is not None:
+        _track(tracker, output, rows, written)
     if as_json:
         _print_json(written)
     else:
         _print(rows, written, console)
+
+
+def _track(tracker: str, output: Path, rows: Sequence["Row"], written: "Comparison") -> None:
+    """Hand probabilities, figures and the report over to a tracker."""
+    from fedgaze.store import open_tracker
+
+    config = {"models": sorted({row.model for row in rows}), "methods": list(rows[0].cells)}
+    sent = open_tracker(tracker, output, config)
+    try:
+        for step, row in enumerate(_firsts(rows)):
+            sent.numbers({f"{row.model}/probability": row.target["probability"]}, step=step)
+        for figure in written.figures:
+            if figure.suffix == ".png":
+                sent.picture(figure.stem, figure)
+        sent.file(written.record)
+        sent.file(written.page)
+    finally:
+        sent.close()
 
 
 def _check(asked: "Asked", files: Sequence[Path]) -> None:

@@ -26,6 +26,7 @@ from fedgaze.cli.options import (
     Preparation,
     Quiet,
     Seed,
+    TrackerName,
     open_model,
     option,
     progress_bar,
@@ -158,6 +159,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument an option
     severity: Annotated[int, option(MEASURED, "Of noise, blur, jpeg, contrast.", min=1, max=5)] = 1,
     batch_size: Annotated[int, option(RUN, "How many pictures are judged at once.", min=1)] = 8,
     memory: Memory = None,
+    tracker: TrackerName = None,
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -193,7 +195,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument an option
     grouped = {} if groups is None else _groups(groups)
 
     from fedgaze.data import find_images, read_boxes
+    from fedgaze.store import check_tracker
 
+    if tracker is not None:
+        check_tracker(tracker)
     files = find_images(directory)
     where = None if boxes is None else read_boxes(*boxes)
     if box_classes is not None and boxes is None:
@@ -223,6 +228,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument an option
     evaluation = open_evaluation(classifier, directory, files, output, judge)
     failed = _run(evaluation, console, judge)
     page = write_evaluation(evaluation.record)
+    if tracker is not None:
+        _track(tracker, evaluation, page)
     if as_json:
         typer.echo((output / "summary.json").read_text(encoding="utf-8").rstrip())
     else:
@@ -265,6 +272,32 @@ def _print_change(
             f"{escape(line['file'])}  [bold]{escape(line['target']['label'])}[/]  {maker.name}: "
             f"{', '.join(parts)}"
         )
+
+
+def _track(tracker: str, evaluation: "Evaluation", page: Path) -> None:
+    """Hand the means, the tables and the report over to a tracker."""
+    import math
+
+    from fedgaze.store import open_tracker
+
+    record = evaluation.record
+    table = record.table()
+    config = {key: record.asked[key] for key in ("model", "weights", "folder", "target", "seed")}
+    sent = open_tracker(tracker, record.folder, config)
+    try:
+        sent.numbers(
+            {
+                f"{maker}/{column.name}": cell.summary.mean
+                for maker in table.makers
+                for column in table.columns
+                if math.isfinite((cell := table.cells[maker, column.name]).summary.mean)
+            }
+        )
+        for name in ("summary.json", "metrics.parquet"):
+            sent.file(record.folder / name)
+        sent.file(page)
+    finally:
+        sent.close()
 
 
 def _print(evaluation: "Evaluation", console: Console) -> None:

@@ -1,5 +1,6 @@
 """`fedgaze explain`: where does a model look in these pictures?"""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +17,14 @@ from fedgaze.cli.options import (
     Checkpoint,
     ClassNames,
     Device,
+    Json,
     Memory,
     MethodOptions,
     Model,
     ModelCode,
     Preparation,
+    Quiet,
+    TrackerName,
     given_files,
     open_model,
     option,
@@ -136,6 +140,13 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
         ),
     ] = "full",
     memory: Memory = None,
+    report: Annotated[
+        bool,
+        option(PICTURES, "Also write a page with all of them, `explanations.report.html`."),
+    ] = False,
+    tracker: TrackerName = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
     list_methods: Annotated[
         bool,
         typer.Option(
@@ -176,10 +187,12 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
         raise FedgazeError(f"--region is {region}; allowed is more than 0, up to 1")
     files = given_files([*(images or []), *(image or [])], image_dir)
 
-    from fedgaze.store import OutputFolder
+    from fedgaze.store import OutputFolder, check_tracker
 
+    if tracker is not None:
+        check_tracker(tracker)
     folder = OutputFolder(output)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, quiet=quiet or as_json)
     with console.status("Opening the model"):
         from fedgaze.report import How, explain_files
 
@@ -220,10 +233,40 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     finally:
         # What is done is recorded, however the rest ended; if nothing was, nothing is written.
         if done:
-            written = folder.write_lines("explanations", records)
-            console.print(f"{done} explained; recorded in {escape(str(written))}")
+            written = [folder.write_lines("explanations", records)]
+            console.print(f"{done} explained; recorded in {escape(str(written[0]))}")
+            if report:
+                from fedgaze.report import write_explanations
+
+                written.append(write_explanations(folder, classifier, records, how))
+                console.print(f"report: {escape(str(written[-1]))}", style="bold")
+            if tracker is not None:
+                _track(tracker, output, records, written)
+            if as_json:
+                typer.echo(json.dumps(records, ensure_ascii=False))
     if failed:
         raise typer.Exit(1)
+
+
+def _track(
+    tracker: str, output: Path, records: Sequence[dict[str, Any]], written: Sequence[Path]
+) -> None:
+    """Hand probabilities, overlays, the record and the report over to a tracker."""
+    from fedgaze.store import open_tracker
+
+    done = [each for each in records if "error" not in each]
+    keys = ("model", "method", "layers")
+    sent = open_tracker(tracker, output, {key: done[0][key] for key in keys})
+    try:
+        for step, each in enumerate(done):
+            if each["explained"] is not None:
+                values = {f"{each['method']}/probability": each["explained"]["probability"]}
+                sent.numbers(values, step=step)
+            sent.picture(Path(each["overlay"]).stem, output / each["overlay"])
+        for file in written:
+            sent.file(file)
+    finally:
+        sent.close()
 
 
 def _line(records: Sequence[dict[str, Any]], output: Path) -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "Preparation",
     "Quiet",
     "Seed",
+    "TrackerName",
     "given_files",
     "open_model",
     "option",
@@ -102,6 +103,16 @@ Memory = Annotated[
 Seed = Annotated[int, option(RUN, "Of all that is drawn at random.", min=0)]
 Json = Annotated[
     bool, option(RUN, "Print one JSON object, for programs, and nothing else.", "--json")
+]
+TrackerName = Annotated[
+    str | None,
+    option(
+        RUN,
+        "Also send numbers, pictures and the report to `mlflow`, `wandb` or `tensorboard`; where "
+        "to, their own settings say.",
+        "--tracker",
+        metavar="NAME",
+    ),
 ]
 Quiet = Annotated[bool, option(RUN, "Print nothing but what went wrong.", "--quiet", "-q")]
 

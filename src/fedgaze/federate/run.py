@@ -16,7 +16,7 @@ from fedgaze.federate.client import client_app
 from fedgaze.federate.grid import LocalGrid
 from fedgaze.federate.server import Observer, Server
 from fedgaze.federate.setup import prepare
-from fedgaze.federate.track import Wandb, wants_wandb
+from fedgaze.federate.track import Tracking
 from fedgaze.report import write_federated_report
 from fedgaze.store import Run, unfinished_runs
 
@@ -105,17 +105,16 @@ def find_unfinished(base: Path, name: str | None = None) -> Path:
 def _carry_out(server: Server) -> Run:
     _quiet()
     engines: dict[str, Callable[[Server], None]] = {"local": _local, "simulation": _simulation}
-    tracker = None
+    tracking = None
     try:
-        if wants_wandb(server.setup.task):
-            tracker = Wandb(server.setup.task, server.run.path)
-            server.trackers.append(tracker.log)
+        tracking = Tracking(server.setup.task, server.run.path)
+        server.trackers.append(tracking.log)
         engines[server.setup.task.engine](server)
         write_federated_report(server.run.path)
     finally:
         server.run.close()
-        if tracker:
-            tracker.close()
+        if tracking:
+            tracking.close(server.run.path / "report.html")
     return server.run
 
 

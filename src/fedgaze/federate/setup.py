@@ -16,8 +16,9 @@ from fedgaze.config import Task, XaiSpec, parse_task
 from fedgaze.data import Dataset, Images, load_dataset, partition, probe_indices, read_folder
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.strategies import resolve_strategy
-from fedgaze.federate.track import wants_wandb
+from fedgaze.federate.track import wanted_trackers
 from fedgaze.models import build_model, choose_device, task_object
+from fedgaze.store import check_tracker
 from fedgaze.train import evaluate
 from fedgaze.xai import Explanation, explain, find_method, resolve_layers
 
@@ -107,10 +108,8 @@ def prepare(task: Task) -> Setup:
         raise FedgazeError(
             f"gate.policy={task.gate.policy} is not in this version of fedgaze: allowed is report"
         )
-    if others := [name for name in task.trackers if name != "wandb"]:
-        raise FedgazeError(f"trackers={others} is not in this version of fedgaze: allowed is wandb")
-    if wants_wandb(task) and find_spec("wandb") is None:
-        raise FedgazeError("wandb is not installed: pip install 'fedgaze[wandb]'")
+    for tracker in wanted_trackers(task):
+        check_tracker(tracker)
     resolve_strategy(task)
     method = find_method(task.xai.method)
     method.check_options(task.xai.options)

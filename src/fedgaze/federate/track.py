@@ -1,63 +1,55 @@
-"""Numbers of each round to an experiment tracker, where the task asks for one."""
+"""Numbers of each round to experiment trackers, where the task asks for them."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from fedgaze.config import Task
-from fedgaze.errors import FedgazeError
+from fedgaze.store import Tracker, open_tracker
 
-__all__ = ["Wandb", "numbers", "wants_wandb"]
-
-
-def wants_wandb(task: Task) -> bool:
-    """Whether the task asks for Weights & Biases, by its newer or its older key."""
-    return task.wandb.use or "wandb" in task.trackers
+__all__ = ["Tracking", "numbers", "wanted_trackers"]
 
 
-class Wandb:
-    """A run at Weights & Biases; ``WANDB_MODE=offline`` keeps it on this machine.
+def wanted_trackers(task: Task) -> list[str]:
+    """The trackers that the task asks for, by its newer or its older key."""
+    older = ["wandb"] if task.wandb.use else []
+    return list(dict.fromkeys([*task.trackers, *older]))
 
-    A resumed run goes on in the same place.
+
+class Tracking:
+    """A run at each tracker that the task asks for; a resumed run goes on in the same places.
 
     Args:
-        task: Names account and project; its key is used and written nowhere.
+        task: Names them; a key is used and written nowhere.
         folder: The run's folder.
 
     Raises:
-        FedgazeError: The service cannot be reached or refuses the key.
+        FedgazeError: A tracker cannot be used or reached.
     """
 
     def __init__(self, task: Task, folder: Path) -> None:
-        import wandb
-
-        spec = task.wandb
-        key = spec.key.get_secret_value() if spec.key else None
-        try:
-            self._run = wandb.init(
-                entity=spec.account,
-                project=spec.project or "fedgaze",
-                name=folder.name,
-                id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
-                resume="allow",
-                dir=str(folder),
-                config=task.public(),
-                settings=wandb.Settings(api_key=key, silent=True, console="off"),
-            )
-        except (wandb.Error, OSError) as error:
-            raise FedgazeError(
-                f"wandb.use=true, but Weights & Biases said: {str(error).splitlines()[0]}; "
-                "check wandb.key and the network, or set WANDB_MODE=offline"
-            ) from None
+        self._trackers: list[Tracker] = []
+        with ExitStack() as opened:
+            for name in wanted_trackers(task):
+                tracker = open_tracker(name, folder, task.public(), task.wandb)
+                opened.callback(tracker.close)
+                self._trackers.append(tracker)
+            opened.pop_all()
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Take down a round: its entry of the summary."""
-        self._run.log(dict(numbers(record)), step=record["round"])
+        values = dict(numbers(record))
+        for tracker in self._trackers:
+            tracker.numbers(values, step=record["round"])
 
-    def close(self) -> None:
-        """Send what is left."""
-        self._run.finish()
+    def close(self, report: Path) -> None:
+        """Hand over the report, if there is one, and send what is left."""
+        with ExitStack() as closing:
+            for tracker in self._trackers:
+                closing.callback(tracker.close)
+                if report.is_file():
+                    tracker.file(report)
 
 
 def numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

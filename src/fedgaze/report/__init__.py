@@ -9,6 +9,7 @@ from fedgaze.report.evaluation.files import Evaluation, Judge, open_evaluation
 from fedgaze.report.evaluation.findings import judged
 from fedgaze.report.evaluation.page import write_evaluation
 from fedgaze.report.explained import How, Result, explain_files
+from fedgaze.report.explanations import write_explanations
 from fedgaze.report.federated.build import write_federated_report
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "write_comparison",
     "write_embedding",
     "write_evaluation",
+    "write_explanations",
     "write_federated_report",
 ]

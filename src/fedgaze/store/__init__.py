@@ -10,12 +10,17 @@ from fedgaze.store.files import (
 )
 from fedgaze.store.outputs import OutputFolder
 from fedgaze.store.run import Run, unfinished_runs
+from fedgaze.store.tracking import TRACKERS, Tracker, check_tracker, open_tracker
 
 __all__ = [
+    "TRACKERS",
     "OutputFolder",
     "Run",
+    "Tracker",
     "atomic",
+    "check_tracker",
     "load_tensors",
+    "open_tracker",
     "save_tensors",
     "unfinished_runs",
     "write_bytes",
