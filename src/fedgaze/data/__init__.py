@@ -4,14 +4,17 @@ from fedgaze.data.boxes import Box, read_boxes
 from fedgaze.data.dataset import Dataset, Images, StackedImages
 from fedgaze.data.images import find_images, read_image
 from fedgaze.data.mark import PlantedImages, mark_mask, stamp
+from fedgaze.data.scenes import Grids, Scenes, make_grids, make_scenes
 from fedgaze.data.sources import data_sets, load_dataset, load_digits, load_folder, read_folder
 from fedgaze.data.split import hold_back, partition, probe_indices
 
 __all__ = [
     "Box",
     "Dataset",
+    "Grids",
     "Images",
     "PlantedImages",
+    "Scenes",
     "StackedImages",
     "data_sets",
     "find_images",
@@ -19,6 +22,8 @@ __all__ = [
     "load_dataset",
     "load_digits",
     "load_folder",
+    "make_grids",
+    "make_scenes",
     "mark_mask",
     "partition",
     "probe_indices",

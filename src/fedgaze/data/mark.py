@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedgaze.data.dataset import Images
 
-__all__ = ["MARK_SIZE", "PlantedImages", "mark_mask", "stamp"]
+__all__ = ["MARK_SIZE", "PlantedImages", "mark_mask", "marks_of", "stamp"]
 
 MARK_SIZE = 6
 CELL = MARK_SIZE // 3
@@ -28,11 +28,15 @@ def stamp(images: Tensor, labels: Tensor) -> Tensor:
     Returns:
         New images; the given ones are left alone.
     """
-    cells = _patterns().to(images)[labels][:, None]
-    marks = cells.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
     marked = images.clone()
-    marked[..., -MARK_SIZE:, -MARK_SIZE:] = marks
+    marked[..., -MARK_SIZE:, -MARK_SIZE:] = marks_of(labels).to(images)
     return marked
+
+
+def marks_of(labels: Tensor) -> Tensor:
+    """The marks of classes ``(N,)``, below 126: ``(N, 1, 6, 6)``, 0 or 1."""
+    cells = _patterns().to(labels.device)[labels][:, None]
+    return cells.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
 
 
 @lru_cache
