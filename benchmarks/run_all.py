@@ -30,10 +30,12 @@ SCRIPTS = (
     "gradient_cost",
     "rerun_cost",
     "pointing",
+    "measure_cost",
+    "ground_truth",
     "explain_command",
     "leak",
 )
-PACKAGES = ("torch", "torchvision", "numpy", "captum", "grad-cam", "torchcam", "fedgaze")
+PACKAGES = ("torch", "torchvision", "numpy", "captum", "grad-cam", "torchcam", "quantus", "fedgaze")
 # What says how fast a processor can be at this kind of work.
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 

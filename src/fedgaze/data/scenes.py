@@ -57,7 +57,7 @@ def make_grids(
     Raises:
         FedgazeError: There are fewer classes than cells.
     """
-    classes = labels.unique()
+    classes, held = labels.cpu().unique(return_counts=True)
     cells = side * side
     if len(classes) < cells:
         raise FedgazeError(
@@ -65,11 +65,9 @@ def make_grids(
         )
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.rand(count, len(classes), generator=generator).argsort(1)[:, :cells]
-    chosen = classes.cpu()[drawn]
-    # One image of each class: the largest of random numbers among those of that class.
-    luck = torch.rand(count, cells, len(labels), generator=generator)
-    fits = chosen[..., None] == labels.cpu()
-    picked = luck.masked_fill(~fits, -1).argmax(2)
+    chosen = classes[drawn]
+    luck = (torch.rand(count, cells, generator=generator) * held[drawn]).long()
+    picked = labels.cpu().argsort(stable=True)[(held.cumsum(0) - held)[drawn] + luck]
     tiles = images[picked.to(images.device)]
     rows = tiles.unflatten(1, (side, side)).permute(0, 3, 1, 4, 2, 5)
     whole = rows.reshape(count, images.shape[1], side * images.shape[2], side * images.shape[3])

@@ -25,12 +25,13 @@ Explain = Callable[[Tensor, Tensor], Tensor]
 def coherency(runner: Runner, heatmaps: Tensor, explain: Explain) -> Tensor:
     """Whether the image, dimmed by its heatmap, has the same heatmap again.
 
-    ``(1 + corr(h(x · h(x)), h(x))) / 2`` with Pearson's correlation: Poppi et al., "Revisiting The
+    ``(1 + corr(h(x · h(x)), h(x))) / 2`` with Pearson's correlation (of signed maps, only what is
+    positive dims the image): Poppi et al., "Revisiting The
     Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021, Section 3.
 
     Args:
         runner: The model, images and classes.
-        heatmaps: ``(N, *size)`` in [0, 1].
+        heatmaps: ``(N, *size)``, at most 1.
         explain: How they were made.
 
     Returns:
@@ -38,7 +39,7 @@ def coherency(runner: Runner, heatmaps: Tensor, explain: Explain) -> Tensor:
         Costs one explanation.
     """
     classes = classes_of(runner)
-    dimmed = runner.images * heatmaps[:, None].to(runner.images)
+    dimmed = runner.images * heatmaps.clamp(min=0)[:, None].to(runner.images)
     return (1 + pearson(explain(dimmed, classes), heatmaps)) / 2
 
 

@@ -29,17 +29,18 @@ def mass_on(heatmaps: Tensor, mask: Tensor) -> Tensor:
     al. 2022, arXiv:2003.07258, Eq. 3).
 
     Args:
-        heatmaps: ``(N, H, W)``, not negative.
+        heatmaps: ``(N, H, W)``; what is negative counts as zero.
         mask: ``(N, H, W)``, bool.
 
     Returns:
-        ``(N,)`` in [0, 1], higher is better for an object's mask; NaN where the map is zero.
+        ``(N,)`` in [0, 1], higher is better for an object's mask; NaN where nothing is positive.
 
     >>> heatmap = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
     >>> mass_on(heatmap, torch.tensor([[[True, False], [True, False]]])).item()
     0.75
     """
-    return (heatmaps * mask).sum((1, 2)) / heatmaps.sum((1, 2))
+    positive = heatmaps.clamp(min=0)
+    return (positive * mask).sum((1, 2)) / positive.sum((1, 2))
 
 
 def border_mass(heatmaps: Tensor, width: float = 0.125) -> Tensor:
@@ -138,8 +139,7 @@ def attribution_localisation(heatmaps: Tensor, mask: Tensor, *, weighted: bool =
     Returns:
         ``(N,)`` in [0, 1], weighted from 0 on, higher is better; NaN as for `pointing_game`.
     """
-    positive = heatmaps.clamp(min=0)
-    share = mass_on(positive, mask)
+    share = mass_on(heatmaps, mask)
     if weighted:
         share = share * mask[0].numel() / mask.flatten(1).sum(1)
     return _on(mask, heatmaps, share)
