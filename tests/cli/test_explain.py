@@ -335,3 +335,33 @@ def test_a_class_that_is_not_predicted_is_found_elsewhere(real_data: Path, place
     [line] = lines()
     assert line["explained"] == {**line["explained"], "class": 281, "label": "tabby"}
     assert line["predicted"]["class"] != 281
+
+
+def test_the_page_json_and_silence(place: Path) -> None:
+    square(place / "a.png", (16, 16), (2, 2, 6, 6))
+    (place / "b.png").write_bytes(b"no picture")
+    told = explain("a.png", "b.png", "--report", "--json")
+    assert told.exit_code == 1
+    assert json.loads(told.stdout) == lines()
+    page = (place / "explanations" / "explanations.report.html").read_text()
+    assert "b.png is not a picture that can be read" in page
+    assert page.count("<figure>") == 2
+    quiet = explain("a.png", "--quiet", "--output", "second")
+    assert (quiet.exit_code, quiet.output) == (0, "")
+    assert not (place / "second" / "explanations.report.html").exists()
+
+
+def test_a_tracker_gets_probabilities_and_overlays(place: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    square(place / "a.png", (16, 16), (2, 2, 6, 6))
+    assert explain("a.png", "--tracker", "tensorboard").exit_code == 0
+    held = EventAccumulator("explanations/tensorboard")
+    held.Reload()
+    (event,) = held.Scalars("gradcam/probability")
+    assert event.value == pytest.approx(lines()[0]["explained"]["probability"], abs=1e-5)
+    assert held.Tags()["images"] == ["a.overlay"]
+    wrong = explain("a.png", "--tracker", "mlfow", "--output", "second")
+    assert wrong.exit_code == 2
+    assert "did you mean 'mlflow'?" in wrong.output
+    assert not (place / "second").exists()

@@ -1,7 +1,9 @@
 """Runs made by hand, and a reader of pages that shares nothing with the code that writes them."""
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -14,6 +16,8 @@ from PIL import Image
 
 from fedgaze.report import write_federated_report
 
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 CLASSES = ["cat", "dog", "emu"]
 VOID = {"meta", "link", "img", "input", "br", "hr", "path", "rect"}
 
@@ -214,3 +218,46 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         return run
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        reason = "no chromium on this machine"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a page; afterwards nothing may have been asked for or complained about."""
+    troubles: list[str] = []
+    pages = []
+
+    def opened(file: Any, **how: Any) -> Any:
+        page = browser.new_page(**how)
+        pages.append(page)
+        page.on("console", lambda each: troubles.append(each.text))
+        page.on("pageerror", lambda each: troubles.append(str(each)))
+        page.on(
+            "request",
+            lambda each: (
+                None
+                if each.url.startswith("data:") or each.url.split("#")[0] == file.as_uri()
+                else troubles.append(each.url)
+            ),
+        )
+        page.goto(file.as_uri())
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert troubles == []

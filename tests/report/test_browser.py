@@ -1,14 +1,9 @@
 """The page in a browser: does it run under its own policy, and do its controls work?"""
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 MIDDLE_PIXEL = """async (picture) => {
     await picture.decode();
@@ -17,49 +12,6 @@ MIDDLE_PIXEL = """async (picture) => {
     context.drawImage(picture, 0, 0);
     return [...context.getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data].slice(0, 3);
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if BROWSER is None:
-        reason = "no chromium on this machine"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a page; afterwards nothing may have been asked for or complained about."""
-    troubles: list[str] = []
-    pages = []
-
-    def opened(file: Any, **how: Any) -> Any:
-        page = browser.new_page(**how)
-        pages.append(page)
-        page.on("console", lambda each: troubles.append(each.text))
-        page.on("pageerror", lambda each: troubles.append(str(each)))
-        page.on(
-            "request",
-            lambda each: (
-                None
-                if each.url.startswith("data:") or each.url.split("#")[0] == file.as_uri()
-                else troubles.append(each.url)
-            ),
-        )
-        page.goto(file.as_uri())
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert troubles == []
 
 
 def expect_colour(page: Any, round_: int, client: int, label: int) -> None:

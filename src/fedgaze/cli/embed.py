@@ -118,6 +118,7 @@ def embed(  # noqa: PLR0913, PLR0917 - one argument an option
 
         find_method(method)
         pictures = _pictures(directory, dataset, train=train)
+        _check(pictures, neighbours)
         classifier = open_model(model, checkpoint, model_code, classes, preprocess, device)
     with progress_bar(console, "Embedding", len(pictures.labels)) as advance:
         embedding = run(classifier, pictures, asked, output, batch_size=batch_size, done=advance)
@@ -152,6 +153,18 @@ def embed(  # noqa: PLR0913, PLR0917 - one argument an option
         console.print(f"report: {escape(str(written.page))}", style="bold")
     if embedding.failed:
         raise typer.Exit(1)
+
+
+def _check(pictures: "FolderPictures | StoredPictures", neighbours: int) -> None:
+    """Find out before the model runs whether there is enough to measure."""
+    count, classes = len(pictures.labels), len(set(pictures.labels.tolist()))
+    if classes < 2:
+        raise FedgazeError(f"there is {classes} class; classes separate from two on")
+    if neighbours >= count:
+        raise FedgazeError(
+            f"neighbours is {neighbours}; allowed is 1 to {count - 1}, one less than there are "
+            "pictures"
+        )
 
 
 def _pictures(

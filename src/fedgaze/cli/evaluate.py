@@ -43,11 +43,14 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 MEASURED = "What is measured"
-USUAL = (
-    "deletion", "insertion", "road", "average_drop", "max_sensitivity", "random_logit", "entropy",
-    "gini",
-)  # fmt: skip
-USUAL_PLACES = ("pointing_game", "energy_pointing_game", "relevance_rank_accuracy", "iou")
+# Not average drop, which rewards maps that cover much, and not IoU, which depends on a threshold.
+USUAL = ("deletion", "insertion", "road", "max_sensitivity", "random_logit", "entropy", "gini")
+USUAL_PLACES = (
+    "pointing_game",
+    "energy_pointing_game",
+    "relevance_rank_accuracy",
+    "top_k_intersection",
+)
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - one argument an option
@@ -346,7 +349,7 @@ def _metrics(given: str | None, *, with_boxes: bool, with_change: bool) -> list[
     if given is None:
         if with_change:
             return []
-        return [*USUAL[:4], *(USUAL_PLACES if with_boxes else ()), *USUAL[4:]]
+        return [*USUAL[:3], *(USUAL_PLACES if with_boxes else ()), *USUAL[3:]]
     axes = {each.axis for each in list_metrics()}
     found: list[str] = []
     for word in words(given):

@@ -101,7 +101,9 @@ def project(features: Array, how: Projection, *, seed: int = 0) -> NDArray[np.fl
         )
     values = _directions(features).astype(np.float64)
     parts = min(2 if how == "pca" else 50, *values.shape)
-    reduced = PCA(parts, random_state=seed).fit_transform(values)
+    # Of features that are all alike, scikit-learn divides by their variance.
+    with np.errstate(invalid="ignore"):
+        reduced = PCA(parts, random_state=seed).fit_transform(values)
     if how == "tsne":
         near = min(30.0, (len(values) - 1) / 3)
         reduced = TSNE(perplexity=near, init="pca", random_state=seed).fit_transform(reduced)

@@ -29,7 +29,7 @@ from fedgaze.report.evaluation.boxes import Boxes, masks, stacked
 from fedgaze.report.evaluation.record import EvaluationRecord
 from fedgaze.report.explained import shown_picture, toned
 from fedgaze.store import write_bytes
-from fedgaze.xai import find_method, logits_of, overlay, predictions, probabilities
+from fedgaze.xai import find_method, logits_of, overlay, predictions, probabilities, resolve_layers
 
 __all__ = ["BASELINES", "Evaluation", "Judge", "open_evaluation"]
 
@@ -309,6 +309,8 @@ def open_evaluation(
     """
     metrics = _metrics(judge)
     makers = _makers(judge)
+    if judge.layer not in (None, "auto"):
+        resolve_layers(classifier.model, judge.layer)
     if judge.target not in TARGETS:
         find_class(judge.target, classifier.classes)
     if judge.target == "box" and judge.boxes is None:
