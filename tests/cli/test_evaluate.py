@@ -196,6 +196,8 @@ def test_a_broken_picture_is_named_and_the_others_count(bright: Path, fedgaze: C
         (["--attack", "pgd", "--epsilon", "8"], "--epsilon is 8; allowed is above 0, up to 1"),
         (["--attack", "pgd", "--epsilon", "a/b"], "allowed is a number or a fraction"),
         (["--metric-option", "deletion.stps=3"], "deletion has no option 'stps'"),
+        (["--metric-option", "deletion.steps=0"], "steps is 0; allowed is 1 and more"),
+        (["--metric-option", "random_logit.similarity=ssmi"], "did you mean 'ssim'?"),
         (["--metric-option", "steps=3"], "should be METRIC.NAME=VALUE"),
         (["--option", "steps=3"], "gradcam has no option 'steps'"),
         (["--target", "brigt"], "no class is called 'brigt'; did you mean 'bright'?"),
@@ -213,6 +215,8 @@ def test_what_cannot_be_used_is_said_in_a_sentence(
     assert says in done.output
     assert "Traceback" not in done.output
     assert not Path("evaluation/report.html").exists()
+    # What came to nothing is in nobody's way.
+    assert fedgaze("evaluate", "pictures", *BRIGHT, "--metrics", "gini").exit_code == 0
 
 
 def test_metrics_are_listed(fedgaze: Call) -> None:

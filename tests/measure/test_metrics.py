@@ -1,11 +1,13 @@
 """Metrics by name."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fedgaze.errors import FedgazeError
-from fedgaze.measure import Metric, find_metric, list_metrics
+from fedgaze.measure import Around, Metric, find_metric, list_metrics
 from fedgaze.xai import Runner, explain
 
 
@@ -51,3 +53,30 @@ def test_wrong_names_and_options_are_named() -> None:
     assert find_metric("deletion").options == {"steps": 50, "baseline": "mean"}
     assert find_metric("deletion").span == "0 to 1"
     assert find_metric("max_sensitivity").span == "0 to ∞"
+
+
+def test_options_as_people_write_them() -> None:
+    sensitivity = find_metric("max_sensitivity")
+    read = sensitivity.read_options({"around": {"radius": 0.2, "samples": 3}})
+    assert read == {"around": Around(radius=0.2, samples=3)}
+    assert find_metric("road").read_options({"shares": [0.1, 0.5]}) == {"shares": (0.1, 0.5)}
+    assert find_metric("road").read_options({"shares": 0.3}) == {"shares": (0.3,)}
+    assert find_metric("deletion").read_options({"baseline": 0.5}) == {"baseline": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        ("deletion", {"steps": "many"}, r"steps of deletion is 'many'; allowed is .* 50"),
+        ("deletion", {"steps": 2.5}, r"steps of deletion is 2\.5"),
+        ("deletion", {"steps": True}, r"steps of deletion is True"),
+        ("road", {"shares": ["a"]}, r"shares of road is \['a'\]"),
+        ("max_sensitivity", {"around": 3}, r"around of max_sensitivity is 3"),
+        ("max_sensitivity", {"around": {"radios": 3}}, r"no option 'radios'.*mean 'radius'"),
+        ("max_sensitivity", {"around": {"radius": -1}}, r"radius is -1; allowed is above 0"),
+        ("monotonicity", {"strict": 1}, r"strict of monotonicity is 1"),
+    ],
+)
+def test_values_that_cannot_be(name: str, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(FedgazeError, match=says):
+        find_metric(name).read_options(given)

@@ -24,10 +24,12 @@ from fedgaze.cli.options import (
     Quiet,
     Seed,
     TrackerName,
+    Verbose,
     given_files,
     option,
     progress_bar,
     read_options,
+    speak,
     words,
 )
 from fedgaze.errors import FedgazeError
@@ -97,6 +99,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Lay models, layers and methods side by side.
 
@@ -108,6 +111,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     """
     files = given_files(images or [], image_dir)
     method_options = read_options(options)
+    speak(verbose)
     console = Console(highlight=False, soft_wrap=True, quiet=quiet or as_json)
     with console.status("Starting"):
         from fedgaze.models import choose_device

@@ -22,9 +22,11 @@ from fedgaze.cli.options import (
     Preparation,
     Quiet,
     Seed,
+    Verbose,
     open_model,
     option,
     progress_bar,
+    speak,
     words,
 )
 from fedgaze.errors import FedgazeError, nearest
@@ -90,6 +92,7 @@ def embed(  # noqa: PLR0913, PLR0917 - one argument an option
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show how a model's layers tell labelled pictures apart.
 
@@ -100,6 +103,7 @@ def embed(  # noqa: PLR0913, PLR0917 - one argument an option
 
     **Example:** `fedgaze embed photos --model resnet50 --layers first,layer2,layer3,last`
     """
+    speak(verbose)
     console = Console(highlight=False, soft_wrap=True, quiet=quiet or as_json)
     if projection not in PROJECTIONS:
         raise FedgazeError(

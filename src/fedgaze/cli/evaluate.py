@@ -27,10 +27,12 @@ from fedgaze.cli.options import (
     Quiet,
     Seed,
     TrackerName,
+    Verbose,
     open_model,
     option,
     progress_bar,
     read_options,
+    speak,
     words,
 )
 from fedgaze.errors import FedgazeError
@@ -166,6 +168,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument an option
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     list_metrics: Annotated[
         bool,
         typer.Option(
@@ -190,6 +193,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument an option
     gradcam,layercam,eigencam`
     """
     del list_metrics
+    speak(verbose)
     console = Console(highlight=False, soft_wrap=True, quiet=quiet or as_json)
     change = _change(attack, epsilon, severity, seed)
     chosen = _metrics(metrics, with_boxes=boxes is not None, with_change=change is not None)

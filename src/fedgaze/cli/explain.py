@@ -25,11 +25,13 @@ from fedgaze.cli.options import (
     Preparation,
     Quiet,
     TrackerName,
+    Verbose,
     given_files,
     open_model,
     option,
     progress_bar,
     read_options,
+    speak,
 )
 from fedgaze.errors import FedgazeError
 
@@ -147,6 +149,7 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     tracker: TrackerName = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     list_methods: Annotated[
         bool,
         typer.Option(
@@ -192,6 +195,7 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
     if tracker is not None:
         check_tracker(tracker)
     folder = OutputFolder(output)
+    speak(verbose)
     console = Console(highlight=False, soft_wrap=True, quiet=quiet or as_json)
     with console.status("Opening the model"):
         from fedgaze.report import How, explain_files

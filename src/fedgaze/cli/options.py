@@ -31,11 +31,13 @@ __all__ = [
     "Quiet",
     "Seed",
     "TrackerName",
+    "Verbose",
     "given_files",
     "open_model",
     "option",
     "progress_bar",
     "read_options",
+    "speak",
     "words",
 ]
 
@@ -115,6 +117,22 @@ TrackerName = Annotated[
     ),
 ]
 Quiet = Annotated[bool, option(RUN, "Print nothing but what went wrong.", "--quiet", "-q")]
+
+Verbose = Annotated[bool, option(RUN, "Tell each step and how long it takes.", "--verbose", "-v")]
+
+
+def speak(verbose: bool) -> None:
+    """Let the steps and what they take be told, on the error output."""
+    if verbose:
+        import logging
+
+        from rich.logging import RichHandler
+
+        from fedgaze.timing import LOGGER
+
+        if not LOGGER.handlers:
+            LOGGER.addHandler(RichHandler(console=Console(stderr=True), show_path=False))
+        LOGGER.setLevel(logging.INFO)
 
 
 def given_files(files: list[Path], directory: Path | None) -> list[Path]:

@@ -12,8 +12,7 @@ __all__ = ["mass_overlap", "pearson", "spearman", "ssim", "top_k_overlap"]
 def mass_overlap(first: Tensor, second: Tensor) -> Tensor:
     """The mass that two maps share once each is scaled to sum 1: ``sum_p min(q_p, r_p)``.
 
-    One minus the total variation distance (histogram intersection: Swain and Ballard 1991,
-    Eq. 3). Unlike SSIM it does not reward two maps for what both leave empty.
+    One minus the total variation distance (histogram intersection: Swain and Ballard 1991). Unlike SSIM it does not reward two maps for what both leave empty.
 
     Args:
         first: ``(N, H, W)``, not negative.
@@ -64,7 +63,7 @@ def top_k_overlap(first: Tensor, second: Tensor, *, share: float = 0.1) -> Tenso
     """Which part of the strongest pixels two maps have in common.
 
     ``|T(a) ∩ T(b)| / |T|``: top-k intersection of Ghorbani, Abid and Zou, "Interpretation of Neural
-    Networks Is Fragile", AAAI 2019, Section 3.
+    Networks Is Fragile", AAAI 2019.
 
     Args:
         first: ``(N, *size)``.

@@ -14,7 +14,7 @@ def entropy(heatmaps: Tensor) -> Tensor:
     """How evenly a heatmap is spread: its Shannon entropy over that of an even map.
 
     ``-sum_p q_p ln q_p / ln(HW)`` with ``q = h / sum h`` (complexity: Bhatt, Weller and Moura 2020,
-    arXiv:2005.00631, Definition 4, here as a part of its maximum so that sizes compare).
+    arXiv:2005.00631, here as a part of its maximum so that sizes compare).
 
     Args:
         heatmaps: ``(N, H, W)``, not negative, at least two pixels.

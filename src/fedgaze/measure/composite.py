@@ -27,7 +27,7 @@ def coherency(runner: Runner, heatmaps: Tensor, explain: Explain) -> Tensor:
 
     ``(1 + corr(h(x · h(x)), h(x))) / 2`` with Pearson's correlation (of signed maps, only what is
     positive dims the image): Poppi et al., "Revisiting The
-    Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021, Section 3.
+    Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021.
 
     Args:
         runner: The model, images and classes.
@@ -46,7 +46,7 @@ def coherency(runner: Runner, heatmaps: Tensor, explain: Explain) -> Tensor:
 def mean_heat(heatmaps: Tensor) -> Tensor:
     """How much of the image is hot: ``1/P sum_p |h_p|``, the complexity of ADCC.
 
-    Poppi et al. (see `coherency`), Section 3: the L1 norm, here over the number of pixels.
+    Poppi et al. (see `coherency`): the L1 norm, here over the number of pixels.
 
     Args:
         heatmaps: ``(N, *size)`` in [0, 1].
@@ -60,8 +60,8 @@ def mean_heat(heatmaps: Tensor) -> Tensor:
 def adcc(runner: Runner, heatmaps: Tensor, explain: Explain) -> Tensor:
     """Average drop, coherency and complexity as one.
 
-    ``3 / (1/coherency + 1/(1 - complexity) + 1/(1 - drop))``: Poppi et al. (see `coherency`),
-    Section 3; of each image, where the paper says it of their means.
+    ``3 / (1/coherency + 1/(1 - complexity) + 1/(1 - drop))``: Poppi et al. (see
+    `coherency`); of each image, where the paper says it of their means.
 
     Returns:
         ``(N,)`` in [0, 1], higher is better. Costs 2, and one explanation.

@@ -39,8 +39,8 @@ def faithfulness_correlation(
     """Whether sets of pixels that are said to weigh more take more of the score with them.
 
     ``corr_S(sum_(i in S) h_i, f(x) - f(x without S))`` over random sets S of one size: Bhatt,
-    Weller and Moura, "Evaluating and Aggregating Feature-based Model Explanations", IJCAI 2020,
-    Definition 3. Quantus takes 100 sets of 224 numbers: so few of an image's take hardly anything.
+    Weller and Moura, "Evaluating and Aggregating Feature-based Model Explanations", IJCAI 2020.
+    Quantus takes 100 sets of 224 numbers: so few of an image's take hardly anything.
 
     Args:
         runner: The model, images and classes.
@@ -70,7 +70,7 @@ def sensitivity_n(
     """The correlation of `faithfulness_correlation` for sets of several sizes, on average.
 
     Ancona et al., "Towards Better Understanding of Gradient-based Attribution Methods for Deep
-    Neural Networks", ICLR 2018, Section 4: ``corr_S`` for each n = |S| on a logarithmic scale, with
+    Neural Networks", ICLR 2018: ``corr_S`` for each n = |S| on a logarithmic scale, with
     100 random sets each. A size at which it has no value (the score does not move) is left out of
     the mean. Quantus takes the strongest pixels, a window after the other, in place of random sets.
 
@@ -113,7 +113,7 @@ def faithfulness_estimate(
 
     ``corr_k(sum_(i in G_k) h_i, f(x) - f(x without G_k))`` where the groups G_k cut the pixels,
     from the strongest to the weakest, into equal parts: Alvarez-Melis and Jaakkola, "Towards Robust
-    Interpretability with Self-Explaining Neural Networks", NeurIPS 2018, Section 5.1, who have one
+    Interpretability with Self-Explaining Neural Networks", NeurIPS 2018, who have one
     feature in each group, as Quantus has by default.
 
     Args:

@@ -14,6 +14,7 @@ from fedgaze.measure.baselines import BASELINES
 from fedgaze.measure.perturbation import same_everywhere
 from fedgaze.measure.randomisation import ExplainModel
 from fedgaze.measure.registry import Metric
+from fedgaze.timing import timed
 from fedgaze.xai import explain, find_method, open_runner
 
 __all__ = ["Batch", "Change", "Changed", "Heatmaps", "Maker", "Value", "evaluate", "maker_of"]
@@ -192,12 +193,16 @@ def evaluate(
 
     Yields:
         What came of each maker, in their order. A metric that has no value for an image says why.
+
+    Raises:
+        FedgazeError: A metric cannot be computed so at all.
     """
     names = [metric.name for metric, _ in metrics]
     with open_runner(model, batch.images, batch.targets, precision="fast", memory=memory) as runner:
         for maker in makers:
             try:
-                maps = maker.make(model, batch.images, batch.targets)
+                with timed(f"{len(batch)} heatmaps by {maker.name}"):
+                    maps = maker.make(model, batch.images, batch.targets)
                 again = changed and maker.make(model, changed.images, batch.targets)
             except FedgazeError as error:
                 failed = [Value(None, f"no heatmap: {error}")] * len(batch)
@@ -235,10 +240,8 @@ def _values(
         reasons = [
             reason if there else NO_BOX for reason, there in zip(reasons, known, strict=True)
         ]
-    try:
+    with timed(f"{metric.name} of {len(batch)} heatmaps"):
         found = metric(given, **options)
-    except FedgazeError as error:
-        return [Value(None, str(error))] * len(batch)
     return _told(found, reasons)
 
 

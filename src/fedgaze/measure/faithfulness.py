@@ -46,7 +46,7 @@ def deletion(
 
     ``sum_k (p_c(x_k) + p_c(x_(k+1))) / 2 · 1/K``, where x_k is the image without the k/K of its
     pixels that the heatmap puts first: Petsiuk, Das and Saenko, "RISE: Randomized Input Sampling
-    for Explanation of Black-box Models", BMVC 2018, Section 4.1. The paper's baseline is a constant
+    for Explanation of Black-box Models", BMVC 2018. The paper's baseline is a constant
     zero, of images whose mean is zero; it has a step a row of pixels.
 
     Args:
@@ -122,7 +122,7 @@ def comprehensiveness(
 
     ``1/|B| sum_k (p_c(x) - p_c(x without r_k))``, where r_k are the strongest of the pixels, k of
     1, 5, 10, 20 and 50 %: DeYoung et al., "ERASER: A Benchmark to Evaluate Rationalized NLP
-    Models", ACL 2020, Section 5 (area over the perturbation curve).
+    Models", ACL 2020 (area over the perturbation curve).
 
     Args:
         runner: The model, images and classes.
@@ -175,7 +175,7 @@ def average_drop(runner: Runner, heatmaps: Tensor) -> Tensor:
     """The part of the probability that is lost if the image is dimmed by its heatmap.
 
     ``max(0, Y - O) / Y`` with ``Y = p_c(x)`` and ``O = p_c(x · h)``: Chattopadhay et al.,
-    "Grad-CAM++", WACV 2018, Section 4.1 (a). A heatmap that is 1 everywhere has no drop: see
+    "Grad-CAM++", WACV 2018. A heatmap that is 1 everywhere has no drop: see
     `adcc` and `arcc`, which count that.
 
     Args:
@@ -192,7 +192,7 @@ def average_drop(runner: Runner, heatmaps: Tensor) -> Tensor:
 def increase_in_confidence(runner: Runner, heatmaps: Tensor) -> Tensor:
     """Whether the model is surer of the image that is dimmed by its heatmap.
 
-    ``1 if O > Y else 0``, as in `average_drop`: Section 4.1 (b) of that paper, where the mean over
+    ``1 if O > Y else 0``, as in `average_drop`: of the same paper, where the mean over
     images is called % increase in confidence.
 
     Returns:
@@ -249,7 +249,7 @@ def monotonicity(
 def causal_drop(with_region: Tensor, without_region: Tensor, targets: Tensor) -> Tensor:
     """What a region is worth to a class: ``max(0, p_c(x) - p_c(x without R))``.
 
-    The drop of Average Drop (Chattopadhay et al. 2018, arXiv:1710.11063, section 4.1), in
+    The drop of Average Drop (Chattopadhay et al. 2018, arXiv:1710.11063), in
     probability and not as a part of ``p_c(x)``, so that a class of no weight cannot dominate.
 
     Args:

@@ -114,7 +114,7 @@ def impute(images: Tensor, gone: Tensor) -> Tensor:
     """Fill in pixels so that each is the weighted mean of its eight neighbours.
 
     Of these, the four beside it weigh 1/6 and the four at its corners 1/12, fewer at the border:
-    Rong et al., Section 4 (noisy linear imputation, without the noise). That is a sparse linear
+    Rong et al. (noisy linear imputation, without the noise). That is a sparse linear
     system, symmetric and positive definite, which conjugate gradients solve for all images at once,
     on their device and for any number of channels; they begin with the solution at half the size,
     and each step takes in those of all smaller sizes. An image of which nothing is left becomes

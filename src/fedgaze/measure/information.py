@@ -24,7 +24,7 @@ def sic(
     """The area under the probability of the class over the information that the image holds.
 
     Softmax information curve: Kapishnikov et al., "XRAI: Better Attributions Through Regions",
-    ICCV 2019, Section 4.2. The strongest pixels are brought back into the blurred image. What is
+    ICCV 2019. The strongest pixels are brought back into the blurred image. What is
     then seen holds as much information as its compressed file has bytes. Information and
     probability are scaled so that they are 0 for the blurred and 1 for the whole image, and the
     probability is the highest so far, as in the authors' code. They blur by interpolation between

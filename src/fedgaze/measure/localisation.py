@@ -25,8 +25,8 @@ def mass_on(heatmaps: Tensor, mask: Tensor) -> Tensor:
     """The share of a heatmap's mass that lies on a mask.
 
     ``sum_p∈M h_p / sum_p h_p``: the energy-based pointing game (Wang et al. 2020, Score-CAM,
-    arXiv:1910.01279, section 4.2) and, with a mask for a box, relevance mass accuracy (Arras et
-    al. 2022, arXiv:2003.07258, Eq. 3).
+    arXiv:1910.01279) and, with a mask for a box, relevance mass accuracy (Arras et
+    al. 2022, arXiv:2003.07258).
 
     Args:
         heatmaps: ``(N, H, W)``; what is negative counts as zero.
@@ -68,7 +68,7 @@ def pointing_game(heatmaps: Tensor, mask: Tensor, *, tolerance: int = 0) -> Tens
     """Whether the strongest pixel lies on the object.
 
     ``hits / (hits + misses)``: Zhang et al., "Top-down Neural Attention by Excitation Backprop",
-    ECCV 2016, Section 4.2, who count up to 15 pixels beside the object as hits. Where several
+    ECCV 2016, who count up to 15 pixels beside the object as hits. Where several
     pixels are strongest, it is the part of them that lies there.
 
     Args:
@@ -109,7 +109,7 @@ def relevance_rank_accuracy(heatmaps: Tensor, mask: Tensor) -> Tensor:
     """Which part of so many of the strongest pixels as the object has lies on it.
 
     ``|T_|M| ∩ M| / |M|``: Arras, Osman and Samek, "CLEVR-XAI: A Benchmark Dataset for the Ground
-    Truth Evaluation of Neural Network Explanations", Information Fusion 2022, Eq. 4.
+    Truth Evaluation of Neural Network Explanations", Information Fusion 2022.
 
     Args:
         heatmaps: ``(N, H, W)``.
@@ -164,7 +164,7 @@ def iou(heatmaps: Tensor, mask: Tensor, *, threshold: float = 0.5) -> Tensor:
 def box_iou(heatmaps: Tensor, boxes: Tensor, *, thresholds: Sequence[float] = (0.2,)) -> Tensor:
     """How well the box round the largest hot region covers the object's: intersection over union.
 
-    Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, Section 3.2,
+    Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016,
     with the threshold 0.2; the best of several thresholds, as in Choe et al., "Evaluating
     Weakly Supervised Object Localization Methods Right", CVPR 2020, who choose it once for all
     images and count IoU from 0.5 on. Of several boxes, the best counts.

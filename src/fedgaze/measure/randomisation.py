@@ -46,7 +46,7 @@ def randomisation_curve(  # noqa: PLR0913 - what was explained, and how
 ) -> Tensor:
     """How alike maps are to the first ones while the weights become random, layer by layer.
 
-    Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, Section 3: from the last layer
+    Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018: from the last layer
     down to the first, which stay random (cascading) or get their weights back (independent).
 
     Args:
@@ -103,7 +103,7 @@ def random_logit(
     """How alike the maps of the class and of another, drawn at random, are.
 
     Sixt, Granz and Landgraf, "When Explanations Lie: Why Many Modified BP Attributions Fail", ICML
-    2020, Section 5.
+    2020.
 
     Args:
         runner: The model, images and classes.

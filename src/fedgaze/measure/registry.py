@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -76,6 +76,43 @@ class Metric:
         """
         check_options(self.name, self.options, given)
 
+    def read_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options as a person writes them, as what the metric takes.
+
+        Args:
+            given: Numbers, texts, lists, and for what has parts an object of these, such as
+                ``{"around": {"radius": 0.1}}``.
+
+        Raises:
+            FedgazeError: There is no such option, or it cannot have this value.
+        """
+        self.check_options(given)
+        return {name: self._fitted(name, value) for name, value in given.items()}
+
+    def _fitted(self, name: str, value: Any) -> Any:
+        default = self.options[name]
+        if is_dataclass(default) and not isinstance(default, type):
+            parts = [each.name for each in fields(default)]
+            if isinstance(value, Mapping):
+                check_options(f"{name} of {self.name}", parts, value)
+                return replace(default, **value)
+        elif isinstance(default, tuple):
+            found = value if isinstance(value, list | tuple) else [value]
+            if found and all(_number(each) for each in found):
+                return tuple(found)
+        elif isinstance(default, bool):
+            if isinstance(value, bool):
+                return value
+        elif isinstance(default, str):
+            # A baseline may be a number, too.
+            if isinstance(value, str) or _number(value):
+                return value
+        elif _number(value) and (isinstance(default, float) or isinstance(value, int)):
+            return value
+        raise FedgazeError(
+            f"{name} of {self.name} is {value!r}; allowed is something like {default!r}"
+        )
+
     @property
     def meaning(self) -> str:
         """What it says, in a sentence."""
@@ -98,6 +135,10 @@ class Metric:
         """Its range, for people."""
         ends = [f"{each:g}" if math.isfinite(each) else "∞" for each in (self.low, self.high)]
         return f"{ends[0]} to {ends[1]}"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def first_line(function: Callable[..., Any]) -> str:

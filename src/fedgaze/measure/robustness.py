@@ -64,7 +64,7 @@ def max_sensitivity(
     """How far the map moves at most while the image moves within a small cube.
 
     ``max_d ||h(x + d) - h(x)|| / ||h(x)||``: Yeh et al., "On the (In)fidelity and Sensitivity of
-    Explanations", NeurIPS 2019, Definition 4.1, over the norm of the map, as Captum has it. Norms
+    Explanations", NeurIPS 2019, over the norm of the map, as Captum has it. Norms
     are Euclidean.
 
     Args:
@@ -85,7 +85,7 @@ def average_sensitivity(
     """How far the map moves on average while the image moves within a small cube.
 
     As `max_sensitivity`, with the mean over d: Bhatt, Weller and Moura, "Evaluating and Aggregating
-    Feature-based Model Explanations", IJCAI 2020, Definition 1.
+    Feature-based Model Explanations", IJCAI 2020.
 
     Returns:
         ``(N,)``, not negative, lower is better; NaN where the map is zero. Costs samples.
@@ -99,7 +99,7 @@ def local_lipschitz(
     """How much faster the map moves than the image, at most.
 
     ``max_d ||h(x + d) - h(x)|| / ||d||``: Alvarez-Melis and Jaakkola, "On the Robustness of
-    Interpretability Methods", ICML workshop 2018, Eq. 2; the rest as in `max_sensitivity`.
+    Interpretability Methods", ICML workshop 2018; the rest as in `max_sensitivity`.
 
     Returns:
         ``(N,)``, not negative, lower is better, in units of the map by those of the images. Costs
@@ -120,7 +120,7 @@ def relative_input_stability(
 
     ``max_x' ||(h(x) - h(x')) / h(x)|| / max(||(x - x') / x||, e)`` over x' of the same predicted
     class: Agarwal et al., "Rethinking Stability for Attribution-based Explanations", arXiv
-    2203.06877, 2022, Eq. 2. Numbers of zero are divided by e = 1e-6, as in Quantus, so that maps
+    2203.06877, 2022. Numbers of zero are divided by e = 1e-6, as in Quantus, so that maps
     with many zeros have large values.
 
     Args:
@@ -142,7 +142,7 @@ def relative_output_stability(
 ) -> Tensor:
     """How much more the map changes, relative to itself, than the logits do, at most.
 
-    ``max_x' ||(h(x) - h(x')) / h(x)|| / max(||f(x) - f(x')||, e)``: Eq. 5 of the paper of
+    ``max_x' ||(h(x) - h(x')) / h(x)|| / max(||f(x) - f(x')||, e)``: of the paper of
     `relative_input_stability`; the rest as there.
 
     Returns:
@@ -159,7 +159,7 @@ def relative_representation_stability(
     """How much more the map changes than a layer does, each relative to itself, at most.
 
     ``max_x' ||(h(x) - h(x')) / h(x)|| / max(||(L(x) - L(x')) / L(x)||, e)`` with the activations L
-    of the layer: Eq. 3 of the paper of `relative_input_stability`; the rest as there.
+    of the layer: of the paper of `relative_input_stability`; the rest as there.
 
     Returns:
         ``(N,)``, not negative, lower is better; NaN where no x' is predicted as x is. Costs

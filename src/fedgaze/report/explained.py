@@ -17,6 +17,7 @@ from fedgaze.models import Classifier, find_class
 from fedgaze.report.region import find_region
 from fedgaze.report.tiles import Tile, side_by_side
 from fedgaze.store import OutputFolder
+from fedgaze.timing import timed
 from fedgaze.xai import (
     Classes,
     Explanation,
@@ -169,10 +170,12 @@ class _Job:
         device = next(classifier.model.parameters(), torch.empty(0)).device
         inputs = torch.stack([classifier.preprocess.tensor(each.view) for each in batch])
         try:
-            found = {
-                name: explain(classifier.model, inputs.to(device), name, self.targets, **run)
-                for name, run in self.runs.items()
-            }
+            found = {}
+            for name, run in self.runs.items():
+                with timed(f"{len(batch)} heatmaps by {name} on {device}"):
+                    found[name] = explain(
+                        classifier.model, inputs.to(device), name, self.targets, **run
+                    )
         except FedgazeError:
             raise
         # A model that takes only pictures of one size, or more memory than there is.

@@ -13,6 +13,7 @@ from fedgaze.data import read_image
 from fedgaze.errors import FedgazeError
 from fedgaze.models import Classifier, find_class, layers_by_depth
 from fedgaze.report.explained import shown_picture, toned
+from fedgaze.timing import timed
 from fedgaze.xai import (
     Classes,
     Explanation,
@@ -150,18 +151,14 @@ def _explained(
 ) -> Explanation:
     options = {key: each for key, each in asked.options.items() if key in method.options}
     targets = targets_of(asked.targets, subject.classifier)
+    model, name = subject.classifier.model, subject.classifier.name
     try:
-        return explain(
-            subject.classifier.model,
-            image,
-            method.name,
-            targets,
-            layer,
-            memory=asked.memory,
-            **options,
-        )
+        with timed(f"{name}, {layer or 'input'}, {method.name}"):
+            return explain(
+                model, image, method.name, targets, layer, memory=asked.memory, **options
+            )
     except FedgazeError as error:
-        raise FedgazeError(f"{subject.classifier.name}, {method.name}: {error}") from error
+        raise FedgazeError(f"{name}, {method.name}: {error}") from error
 
 
 def targets_of(word: str, classifier: Classifier) -> Targets:

@@ -15,6 +15,7 @@ from fedgaze.data import Images, read_folder, read_image
 from fedgaze.errors import FedgazeError
 from fedgaze.models import Classifier, layers_by_depth
 from fedgaze.store import atomic
+from fedgaze.timing import timed
 from fedgaze.xai import auto_layer, layer_means, predictions
 
 __all__ = ["Embedding", "FolderPictures", "Labelled", "StoredPictures", "embed"]
@@ -141,7 +142,8 @@ def embed(
                 sinks = {
                     word: _Sink(folder / f"features.{name}.npy") for word, name in found.items()
                 }
-            means, logits = layer_means(classifier.model, images, list(found.values()))
+            with timed(f"{len(indices)} pictures through {classifier.name}"):
+                means, logits = layer_means(classifier.model, images, list(found.values()))
             for word, name in found.items():
                 sinks[word].add(means[name].cpu())
             predicted += predictions(logits).tolist()

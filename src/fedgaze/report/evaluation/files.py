@@ -124,6 +124,7 @@ class Evaluation:
         done = len(self.record.lines) // size * size
         if len(self.record.lines) < len(self.files):
             self.record.keep(done)
+            self.record.begin()
         for start in range(len(self.record.lines), len(self.files), size):
             lines = self._batch(start, self.files[start : start + size])
             self.record.add(lines)
@@ -358,10 +359,9 @@ def _metrics(judge: Judge) -> list[tuple[Metric, Mapping[str, Any]]]:
             raise FedgazeError(f"--metric-option is for {name}, which is not measured")
     chosen: list[tuple[Metric, Mapping[str, Any]]] = []
     for metric in found:
-        options = dict(judge.metric_options.get(metric.name, {}))
+        options = metric.read_options(judge.metric_options.get(metric.name, {}))
         if "seed" in metric.options:
             options.setdefault("seed", judge.seed)
-        metric.check_options(options)
         chosen.append((metric, options))
     return chosen
 

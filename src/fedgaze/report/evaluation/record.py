@@ -34,19 +34,22 @@ class EvaluationRecord:
         self.folder = folder
         self.asked = json.loads(json.dumps(asked))
         self.lines: list[dict[str, Any]] = []
-        if not folder.exists():
-            folder.mkdir(parents=True)
-        if not folder.is_dir():
+        if folder.exists() and not folder.is_dir():
             raise FedgazeError(f"the output {folder} is there already and is no folder")
-        if (folder / ASKED).is_file():
-            self._check()
-            self._read()
-        elif any(folder.iterdir()):
+        begun = (folder / ASKED).is_file()
+        if not begun and folder.exists() and any(folder.iterdir()):
             raise FedgazeError(
                 f"the output {folder} is there already and holds no evaluation; choose another"
             )
-        else:
-            write_json(folder / ASKED, self.asked)
+        if begun:
+            self._read()
+        # One that came to nothing is no evaluation yet.
+        if self.lines:
+            self._check()
+
+    def begin(self) -> None:
+        """Write down what was asked."""
+        write_json(self.folder / ASKED, self.asked)
 
     def _check(self) -> None:
         try:
