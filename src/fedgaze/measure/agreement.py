@@ -12,7 +12,8 @@ __all__ = ["mass_overlap", "pearson", "spearman", "ssim", "top_k_overlap"]
 def mass_overlap(first: Tensor, second: Tensor) -> Tensor:
     """The mass that two maps share once each is scaled to sum 1: ``sum_p min(q_p, r_p)``.
 
-    One minus the total variation distance (histogram intersection: Swain and Ballard 1991). Unlike SSIM it does not reward two maps for what both leave empty.
+    One minus the total variation distance (histogram intersection: Swain and Ballard 1991).
+    Unlike SSIM it does not reward two maps for what both leave empty.
 
     Args:
         first: ``(N, H, W)``, not negative.
