@@ -241,7 +241,7 @@ def test_tensorboard_gets_the_means(bright: Path, fedgaze: Call) -> None:
 def test_photographs_with_boxes_rank_grad_cam_over_noise_and_edges(
     real_data: Path, tmp_path: Path, fedgaze: Call
 ) -> None:
-    for name in ("00001", "00004", "00005", "00010", "00014", "00020", "00021", "00023"):
+    for name in ("00001", "00005", "00014", "00021"):
         with Image.open(real_data / "boxes" / "kangaroo" / "images" / f"{name}.jpg") as picture:
             (tmp_path / "few").mkdir(exist_ok=True)
             picture.save(tmp_path / "few" / f"{name}.jpg", quality=95)
@@ -250,6 +250,7 @@ def test_photographs_with_boxes_rank_grad_cam_over_noise_and_edges(
         "--model", "squeezenet1_1", "--target", "wallaby", "--output", tmp_path / "out",
         "--checkpoint", real_data / "weights" / "squeezenet1_1_imagenet.safetensors",
         "--metrics", "deletion,insertion,energy_pointing_game,relevance_rank_accuracy",
+        "--metric-option", "deletion.steps=12", "--metric-option", "insertion.steps=12",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     ranks = summary(str(tmp_path / "out"))["mean_ranks"]

@@ -115,8 +115,8 @@ class Table:
         keys = [(maker, column.name) for maker in self.makers]
         sums = [summarise(self._values[key].tolist(), seed=self._seed) for key in keys]
         sign = -1 if column.better == "higher" else 1
-        # What differs less than a millionth is alike: the last digits are the machine's.
-        means = np.array([round(sign * each.mean, 9) for each in sums])
+        # What differs less is alike: the last digits are the machine's.
+        means = np.array([round(sign * each.mean, 5) for each in sums])
         known = ~np.isnan(means)
         ranks = np.full(len(means), np.nan)
         ranks[known] = rankdata(means[known], method="min")

@@ -80,18 +80,21 @@ def _against_baselines(record: EvaluationRecord, table: Table) -> Iterator[str]:
                 f"The baseline {baseline}, which knows nothing of the model, {verb}{whom} on "
                 f"{named}: there, a good value says little of an explanation."
             )
-    for method in methods if columns else ():
-        clear = {
-            baseline: sum(table.lead(method, baseline, each).low > 0 for each in columns)
+    if not columns or not record.baselines:
+        return
+    ahead = [
+        f"{method} against "
+        + ", ".join(
+            f"{baseline} on {sum(table.lead(method, baseline, each).low > 0 for each in columns)}"
             for baseline in record.baselines
-        }
-        if clear:
-            ahead = ", ".join(f"of {baseline} on {count}" for baseline, count in clear.items())
-            axes = " and ".join(dict.fromkeys(each.axis for each in columns))
-            yield (
-                f"Of {_count(len(columns), 'metric')} of {axes}, {method} is surely ahead {ahead}: "
-                "the 95 % interval of the difference on the same pictures lies above zero."
-            )
+        )
+        for method in methods
+    ]
+    axes = " and ".join(dict.fromkeys(each.axis for each in columns))
+    yield (
+        f"Surely ahead on the same pictures (the 95 % interval of the difference lies above zero), "
+        f"of {_count(len(columns), 'metric')} of {axes}: {'; '.join(ahead)}."
+    )
 
 
 def _beats_all(table: Table, baseline: str, methods: list[str], column: Column) -> bool:
