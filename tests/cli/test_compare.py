@@ -111,7 +111,7 @@ def test_first_middle_last_are_convolutions_that_are_there(bright: Path, fedgaze
         (["--targets", "brigt"], "no class is called 'brigt'; did you mean 'bright'?"),
         (["--targets", "top9"], "k is 9"),
         (["--method", "gradcm"], "did you mean 'gradcam'?"),
-        (["--method", ","], "--method and --layers name at least one each"),
+        (["--method", ","], "--method is ','; allowed is one name, or several with commas"),
         (["--option", "steps=3"], "gradcam has no option 'steps'"),
         (["--model", "resnet18"], "--model-code goes without --model"),
     ],

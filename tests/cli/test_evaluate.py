@@ -186,6 +186,26 @@ def test_a_broken_picture_is_named_and_the_others_count(bright: Path, fedgaze: C
     assert "1 picture could not be read" in done.output
 
 
+def test_pictures_that_the_model_cannot_take_are_named(bright: Path, fedgaze: Call) -> None:
+    net = Path("net.py").read_text()
+    Path("net.py").write_text(net.replace("(x)", "(x.view(-1, 3, 24, 24))"))
+    Image.new("RGB", (9, 7), "white").save("pictures/odd.png")
+    done = fedgaze("evaluate", "pictures", *BRIGHT, "--metrics", "gini")
+    assert done.exit_code == 1
+    assert "odd.png: the model could not run on 3 × 7 × 9 numbers" in done.output
+    assert summary()["pictures"] == 5
+
+
+def test_the_smallest_box_is_drawn(bright: Path, fedgaze: Call) -> None:
+    text = Path("voc/0.xml").read_text()
+    Path("voc/0.xml").write_text(
+        text.replace("<xmax>8<", "<xmax>3<").replace("<ymax>16<", "<ymax>13<")
+    )
+    words = ["--boxes", "voc", "voc", "--metrics", "pointing_game"]
+    assert fedgaze("evaluate", "pictures", *BRIGHT, *words).exit_code == 0
+    assert summary()["table"]["gradcam"]["pointing_game"]["n"] == 5
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

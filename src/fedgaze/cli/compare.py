@@ -20,6 +20,8 @@ from fedgaze.cli.options import (
     Memory,
     MethodOptions,
     ModelCode,
+    PictureFolder,
+    Pictures,
     Preparation,
     Quiet,
     Seed,
@@ -41,17 +43,8 @@ __all__ = ["compare"]
 
 
 def compare(  # noqa: PLR0913, PLR0917 - one argument an option
-    images: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Pictures: JPEG, PNG (8 or 16 bits), WebP, DICOM …",
-            metavar="IMAGE…",
-            show_default=False,
-        ),
-    ] = None,
-    image_dir: Annotated[
-        Path | None, option(PICTURES, "All pictures in a folder and below it.", metavar="DIR")
-    ] = None,
+    images: Pictures = None,
+    image_dir: PictureFolder = None,
     output: Annotated[
         Path,
         option(PICTURES, "Where results go; nothing that is there is overwritten.", metavar="DIR"),
@@ -123,8 +116,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
             check_tracker(tracker)
         folder, place = OutputFolder(output), choose_device(device)
         asked = Asked(
-            methods=words(method),
-            layers=words(layers),
+            methods=words(method, "--method"),
+            layers=words(layers, "--layers"),
             targets=targets,
             multi_label=multi_label,
             options=method_options,
@@ -173,8 +166,6 @@ def _check(asked: "Asked", files: Sequence[Path]) -> None:
     from fedgaze.data import read_image
     from fedgaze.xai import find_method
 
-    if not asked.methods or not asked.layers:
-        raise FedgazeError("--method and --layers name at least one each")
     known = [find_method(name) for name in asked.methods]
     for name in asked.options:
         if not any(name in each.options for each in known):

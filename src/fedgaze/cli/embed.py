@@ -112,9 +112,7 @@ def embed(  # noqa: PLR0913, PLR0917 - one argument an option
         )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FedgazeError(f"the output {output} is there already; choose another")
-    asked = words(layers)
-    if not asked:
-        raise FedgazeError("--layers names at least one layer")
+    asked = words(layers, "--layers")
     with console.status("Opening the model"):
         from fedgaze.report import embed as run
         from fedgaze.report import write_embedding

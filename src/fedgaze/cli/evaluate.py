@@ -215,7 +215,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument an option
 
         classifier = open_model(model, checkpoint, model_code, classes, preprocess, device)
     judge = Judge(
-        methods=words(method),
+        methods=words(method, "--method"),
         metrics=chosen,
         layer=layer,
         target=target,
@@ -356,7 +356,7 @@ def _metrics(given: str | None, *, with_boxes: bool, with_change: bool) -> list[
         return [*USUAL[:3], *(USUAL_PLACES if with_boxes else ()), *USUAL[3:]]
     axes = {each.axis for each in list_metrics()}
     found: list[str] = []
-    for word in words(given):
+    for word in words(given, "--metrics"):
         if word == "all" or word in axes:
             found += [
                 each.name

@@ -22,6 +22,8 @@ from fedgaze.cli.options import (
     MethodOptions,
     Model,
     ModelCode,
+    PictureFolder,
+    Pictures,
     Preparation,
     Quiet,
     TrackerName,
@@ -32,6 +34,7 @@ from fedgaze.cli.options import (
     progress_bar,
     read_options,
     speak,
+    words,
 )
 from fedgaze.errors import FedgazeError
 
@@ -39,20 +42,11 @@ __all__ = ["explain"]
 
 
 def explain(  # noqa: PLR0913, PLR0917 - one argument an option
-    images: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Pictures: JPEG, PNG (8 or 16 bits), WebP, DICOM …",
-            metavar="IMAGE…",
-            show_default=False,
-        ),
-    ] = None,
+    images: Pictures = None,
     image: Annotated[
         list[Path] | None, option(PICTURES, "A picture; may be repeated.", metavar="FILE")
     ] = None,
-    image_dir: Annotated[
-        Path | None, option(PICTURES, "All pictures in a folder and below it.", metavar="DIR")
-    ] = None,
+    image_dir: PictureFolder = None,
     output: Annotated[
         Path,
         option(PICTURES, "Where results go; nothing that is there is overwritten.", metavar="DIR"),
@@ -202,7 +196,7 @@ def explain(  # noqa: PLR0913, PLR0917 - one argument an option
 
         classifier = open_model(model, checkpoint, model_code, classes, preprocess, device)
     how = How(
-        methods=list(dict.fromkeys(method.split(","))),
+        methods=words(method, "--method"),
         layers=layer or (),
         targets=target or (),
         top_k=top_k,

@@ -27,6 +27,8 @@ __all__ = [
     "MethodOptions",
     "Model",
     "ModelCode",
+    "PictureFolder",
+    "Pictures",
     "Preparation",
     "Quiet",
     "Seed",
@@ -49,6 +51,18 @@ def option(panel: str, text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, **more)
 
 
+Pictures = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Pictures: JPEG, PNG (8 or 16 bits), WebP, DICOM …",
+        metavar="IMAGE…",
+        show_default=False,
+    ),
+]
+PictureFolder = Annotated[
+    Path | None,
+    option(PICTURES, "All pictures in a folder and below it.", "--image-dir", metavar="DIR"),
+]
 Model = Annotated[
     str | None,
     option(
@@ -226,6 +240,17 @@ def read_options(given: Sequence[str] | None, name: str = "--option") -> dict[st
     return found
 
 
-def words(given: str) -> list[str]:
-    """The words of a list separated by commas, each once."""
-    return list(dict.fromkeys(each.strip() for each in given.split(",") if each.strip()))
+def words(given: str, name: str) -> list[str]:
+    """The words of a list separated by commas, each once.
+
+    Args:
+        given: What was given.
+        name: Of the option, for people.
+
+    Raises:
+        FedgazeError: There is none.
+    """
+    found = list(dict.fromkeys(each.strip() for each in given.split(",") if each.strip()))
+    if not found:
+        raise FedgazeError(f"{name} is {given!r}; allowed is one name, or several with commas")
+    return found

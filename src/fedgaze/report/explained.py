@@ -30,7 +30,7 @@ from fedgaze.xai import (
     top_k,
 )
 
-__all__ = ["How", "Result", "explain_files", "shown_picture", "toned"]
+__all__ = ["How", "Result", "cannot_run", "explain_files", "shown_picture", "toned"]
 
 # Overlays are for people: a digit of 24 pixels is enlarged, a camera's whole resolution reduced.
 _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 224, 1024
@@ -180,14 +180,9 @@ class _Job:
             raise
         # A model that takes only pictures of one size, or more memory than there is.
         except RuntimeError as error:
-            channels, height, width = inputs.shape[1:]
-            why = str(error).strip().partition("\n")[0]
+            why = cannot_run(error, *inputs.shape[1:])
             for each in batch:
-                yield _failed(
-                    each.file,
-                    f"{each.file}: the model could not run on {channels} × {height} × {width} "
-                    f"numbers: {why}",
-                )
+                yield _failed(each.file, f"{each.file}: {why}")
             return
         for index, picture in enumerate(batch):
             yield Result(picture.file, self._written(picture, index, found))
@@ -310,6 +305,12 @@ def _of_target(explanation: Explanation, row: int) -> str:
     if explanation.targets is None or len(explanation) == len(explanation.predicted):
         return ""
     return f".{int(explanation.targets[row])}"
+
+
+def cannot_run(error: RuntimeError, channels: int, height: int, width: int) -> str:
+    """Say that a model did not take pictures of a size, and why, in one line."""
+    why = str(error).strip().partition("\n")[0]
+    return f"the model could not run on {channels} × {height} × {width} numbers: {why}"
 
 
 def toned(heatmap: Tensor) -> Tensor:

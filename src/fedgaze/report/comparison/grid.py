@@ -12,7 +12,7 @@ from PIL import Image
 from fedgaze.data import read_image
 from fedgaze.errors import FedgazeError
 from fedgaze.models import Classifier, find_class, layers_by_depth
-from fedgaze.report.explained import shown_picture, toned
+from fedgaze.report.explained import cannot_run, shown_picture, toned
 from fedgaze.timing import timed
 from fedgaze.xai import (
     Classes,
@@ -136,6 +136,9 @@ def compare(subject: Subject, files: Sequence[Path], asked: Asked) -> Iterator[R
             layers = layers_by_depth(classifier.model, asked.layers, image)
         except FedgazeError as error:
             raise FedgazeError(f"{classifier.name}: {error}") from error
+        except RuntimeError as error:
+            why = cannot_run(error, *image.shape[1:])
+            raise FedgazeError(f"{classifier.name}, {file}: {why}") from error
         shown = shown_picture(classifier.preprocess.frame(picture), view)
         shown.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
         found = {

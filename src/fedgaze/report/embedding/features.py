@@ -14,6 +14,7 @@ from torch import Tensor
 from fedgaze.data import Images, read_folder, read_image
 from fedgaze.errors import FedgazeError
 from fedgaze.models import Classifier, layers_by_depth
+from fedgaze.report.explained import cannot_run
 from fedgaze.store import atomic
 from fedgaze.timing import timed
 from fedgaze.xai import auto_layer, layer_means, predictions
@@ -137,13 +138,19 @@ def embed(
     sinks: dict[str, _Sink] = {}
     try:
         for indices, images in _batches(classifier, pictures, batch_size, failed):
-            if not found:
-                found = _layers(classifier, layers, images[:1])
+            try:
+                if not found:
+                    found = _layers(classifier, layers, images[:1])
+                with timed(f"{len(indices)} pictures through {classifier.name}"):
+                    means, logits = layer_means(classifier.model, images, list(found.values()))
+            except FedgazeError:
+                raise
+            except RuntimeError as error:
+                raise FedgazeError(cannot_run(error, *images.shape[1:])) from error
+            if not sinks:
                 sinks = {
                     word: _Sink(folder / f"features.{name}.npy") for word, name in found.items()
                 }
-            with timed(f"{len(indices)} pictures through {classifier.name}"):
-                means, logits = layer_means(classifier.model, images, list(found.values()))
             for word, name in found.items():
                 sinks[word].add(means[name].cpu())
             predicted += predictions(logits).tolist()

@@ -27,7 +27,7 @@ from fedgaze.measure import (
 from fedgaze.models import Classifier, find_class
 from fedgaze.report.evaluation.boxes import Boxes, masks, stacked
 from fedgaze.report.evaluation.record import EvaluationRecord
-from fedgaze.report.explained import shown_picture, toned
+from fedgaze.report.explained import cannot_run, shown_picture, toned
 from fedgaze.store import write_bytes
 from fedgaze.xai import find_method, logits_of, overlay, predictions, probabilities, resolve_layers
 
@@ -144,11 +144,18 @@ class Evaluation:
             shown = shown_picture(preprocess.frame(picture), view)
             frame = preprocess.frame_box(picture.size)
             by_size.setdefault(view.size, []).append(_Seen(index, file, view, shown, frame))
-        for seen in by_size.values():
-            found |= {
-                each.index: line
-                for each, line in zip(seen, self._judged(seen), strict=True)
-            }  # fmt: skip
+        for (width, height), seen in by_size.items():
+            try:
+                lines = self._judged(seen)
+            except FedgazeError:
+                raise
+            # A model that takes only pictures of one size, or more memory than there is.
+            except RuntimeError as error:
+                why = cannot_run(error, preprocess.channels, height, width)
+                lines = [
+                    {"file": self._name(each.file), "error": f"{each.file}: {why}"} for each in seen
+                ]
+            found |= {each.index: line for each, line in zip(seen, lines, strict=True)}
         return [found[index] for index in sorted(found)]
 
     def _judged(self, seen: Sequence[_Seen]) -> list[dict[str, Any]]:
@@ -252,11 +259,11 @@ class Evaluation:
         draw = ImageDraw.Draw(small)
         across, down = small.width / seen.view.width, small.height / seen.view.height
         for left, top, right, bottom in boxes:
-            place = [left * across, top * down, right * across - 1, bottom * down - 1]
-            draw.rectangle(place, outline="#000000", width=3)
-            draw.rectangle(
-                [place[0] + 1, place[1] + 1, place[2] - 1, place[3] - 1], outline="#ffffff"
-            )
+            x, y = left * across, top * down
+            # A line of three pixels round the smallest box, too.
+            end_x, end_y = max(right * across - 1, x + 2), max(bottom * down - 1, y + 2)
+            draw.rectangle([x, y, end_x, end_y], outline="#000000", width=3)
+            draw.rectangle([x + 1, y + 1, end_x - 1, end_y - 1], outline="#ffffff")
         held = io.BytesIO()
         small.save(held, "webp", quality=80)
         path = f"pictures/{seen.index:05d}.{name}.webp"
@@ -325,6 +332,7 @@ def open_evaluation(
                 f"none of the pictures in {root} has a box: they are called {first} and so on, "
                 f"the boxes are of {other} and so on"
             )
+    known = None if boxes is None else _hash(repr((boxes.of_file, sorted(boxes.classes.items()))))
     change = judge.change
     columns = columns_of([each for each, _ in metrics], None if change is None else change.name)
     asked = {
@@ -339,7 +347,7 @@ def open_evaluation(
         ],
         "columns": [asdict(each) for each in columns],
         "target": judge.target,
-        "boxes": None if boxes is None else _hash(repr((judge.boxes, sorted(boxes.classes)))),
+        "boxes": known,
         "labels of no class": [] if boxes is None else boxes.unknown,
         "groups": dict(judge.groups),
         "change": None if change is None else asdict(change),
