@@ -101,7 +101,7 @@ def test_a_fault_of_ours_shows_no_values_of_variables(monkeypatch: pytest.Monkey
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("fedgaze.cli.explain._files", broken)
+    monkeypatch.setattr("fedgaze.cli.explain.given_files", broken)
     done = CliRunner().invoke(app, ["explain", "a.png"])
     assert isinstance(done.exception, ZeroDivisionError)  # a traceback, not a sentence
     assert app.pretty_exceptions_enable is False
@@ -111,7 +111,7 @@ def test_ctrl_c_in_a_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> N
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedgaze.cli.explain._files", interrupted)
+    monkeypatch.setattr("fedgaze.cli.explain.given_files", interrupted)
     done = CliRunner().invoke(app, ["explain", "a.png"])
     assert done.exit_code == 130
     assert done.stderr == "fedgaze: interrupted\n"
