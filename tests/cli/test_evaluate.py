@@ -162,6 +162,9 @@ def test_groups_are_compared_with_their_intervals(bright: Path, fedgaze: Call) -
     assert groups["a"]["gradcam"]["pointing_game"]["n"] == 3
     assert groups["b"]["gradcam"]["pointing_game"]["n"] == 2
     assert "No metric differs between the groups" in done.output
+    Path("groups.csv").write_text("file,group\n0.png,a\n1.png,b\n2.png,b\n")
+    alone = fedgaze(*words, "--groups", "groups.csv", "--output", "alone")
+    assert "The groups cannot be compared" in alone.output
     Path("groups.csv").write_text("picture,who\n0.png,a\n")
     wrong = fedgaze(*words, "--groups", "groups.csv", "--output", "second")
     assert wrong.exit_code == 2

@@ -146,7 +146,7 @@ def _changed_words(change: dict[str, object]) -> str:
 def _groups(record: EvaluationRecord, table: Table) -> Iterator[str]:
     groups = record.groups()
     parts = {name: table.only(chosen) for name, chosen in groups.items()}
-    found = 0
+    found = compared = 0
     for maker in table.makers:
         if maker in record.baselines:
             continue
@@ -155,6 +155,7 @@ def _groups(record: EvaluationRecord, table: Table) -> Iterator[str]:
             known = {name: each for name, each in sums.items() if each.n > 1}
             if len(known) < 2:
                 continue
+            compared += 1
             low = min(known, key=lambda each: known[each].mean)
             high = max(known, key=lambda each: known[each].mean)
             if known[low].high < known[high].low:
@@ -164,7 +165,9 @@ def _groups(record: EvaluationRecord, table: Table) -> Iterator[str]:
                     f"{low} (n = {known[low].n}), {known[high].mean:.3f} in {high} (n = "
                     f"{known[high].n}); their 95 % intervals do not meet."
                 )
-    if groups and not found:
+    if groups and not compared:
+        yield "The groups cannot be compared: no two of them have two pictures with a value."
+    elif groups and not found:
         yield (
             "No metric differs between the groups by more than their 95 % intervals; with few "
             "pictures a group, that is no proof that they are alike."
@@ -197,8 +200,9 @@ def group_rows(record: EvaluationRecord, table: Table) -> list[tuple[str, str, d
             cells = {}
             for name, part in parts.items():
                 total = summarise(part.values(maker, column.name).tolist())
-                known = f"{total.mean:.3f} [{total.low:.3f}, {total.high:.3f}], n = {total.n}"
-                cells[name] = known if total.n > 1 else "–"
+                interval = f" [{total.low:.3f}, {total.high:.3f}]" if total.n > 1 else ""
+                known = f"{total.mean:.3f}{interval}, n = {total.n}"
+                cells[name] = known if total.n else "–"
             rows.append((maker, column.name, cells))
     return rows
 

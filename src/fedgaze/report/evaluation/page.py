@@ -198,7 +198,7 @@ def _facts(record: EvaluationRecord, table: Table) -> list[tuple[str, str, str]]
     explained = targets.get(record.asked["target"], record.asked["target"])
     return [
         ("Pictures", str(len(record.judged)), f"{len(right)} predicted as what is explained"),
-        ("Methods", str(methods), f"and {len(record.baselines)} baselines"),
+        ("Methods", str(methods), f"and {len(record.baselines) or 'no'} baselines"),
         ("Metrics", str(len(table.columns)), ", ".join(table.axes)),
         ("Explained", explained, record.asked["model"]),
     ]
