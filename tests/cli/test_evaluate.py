@@ -165,10 +165,24 @@ def test_groups_are_compared_with_their_intervals(bright: Path, fedgaze: Call) -
     Path("groups.csv").write_text("file,group\n0.png,a\n1.png,b\n2.png,b\n")
     alone = fedgaze(*words, "--groups", "groups.csv", "--output", "alone")
     assert "The groups cannot be compared" in alone.output
-    Path("groups.csv").write_text("picture,who\n0.png,a\n")
-    wrong = fedgaze(*words, "--groups", "groups.csv", "--output", "second")
+    assert "2 of 5 pictures are in no group" in alone.output
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("picture,who\n0.png,a\n", "has the columns picture, who; needed are file and group"),
+        ("file,group\n0.png,a\n0.png,b\n", "puts 0.png into two groups, a and b"),
+        ("file,group\n0.png,\n", "puts no file into a group"),
+        ("file,group\n7.png,a\n", "named in the groups: they are called 0.png and so on"),
+    ],
+)
+def test_groups_that_make_no_sense(rows: str, message: str, bright: Path, fedgaze: Call) -> None:
+    Path("groups.csv").write_text(rows)
+    wrong = fedgaze("evaluate", "pictures", *BRIGHT, "--metrics", "gini", "--groups", "groups.csv")
     assert wrong.exit_code == 2
-    assert "has the columns picture, who; needed are file and group" in wrong.output
+    assert message in wrong.output
+    assert not Path("evaluation").exists()
 
 
 def test_json_is_all_that_is_printed(bright: Path, fedgaze: Call) -> None:

@@ -32,7 +32,7 @@ def test_voc_counts_pixels_from_one_and_the_last_ones_within(tmp_path: Path) -> 
 def test_coco_has_widths_and_leaves_crowds_out(tmp_path: Path) -> None:
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(COCO))
-    assert read_boxes("coco", file) == {"a.jpg": [Box("cat", 0, 2, 10, 8)]}
+    assert read_boxes("coco", file) == {"val/a.jpg": [Box("cat", 0, 2, 10, 8)]}
 
 
 def test_real_ones(real_data: Path) -> None:
@@ -67,3 +67,14 @@ def test_a_file_that_is_no_folder_and_one_that_is_not_there(tmp_path: Path) -> N
         read_boxes("voc", tmp_path / "none")
     with pytest.raises(FedgazeError, match="cannot be read"):
         read_boxes("coco", tmp_path / "none.json")
+
+
+def test_files_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.xml").write_text(VOC.replace("cat", folder))
+    found = read_boxes("voc", tmp_path)
+    assert {name: boxes[0].label for name, boxes in found.items()} == {
+        "one/a.jpg": "one",
+        "two/a.jpg": "two",
+    }

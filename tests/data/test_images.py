@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedgaze.data import find_images, read_image
+from fedgaze.data import find_images, match_files, read_image
 from fedgaze.errors import FedgazeError
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
@@ -101,3 +101,34 @@ def test_directory_is_read_in_order_without_hidden_files(tmp_path: Path) -> None
         find_images(tmp_path / "folder.png")
     with pytest.raises(FedgazeError, match="is not a directory"):
         find_images(tmp_path / "b.PNG")
+
+
+@pytest.mark.parametrize(
+    ("names", "files", "meant"),
+    [
+        (["a.jpg"], ["in/a.jpg", "in/b.jpg"], {"in/a.jpg": "a.jpg"}),
+        (["train/a.jpg"], ["images/a.jpg"], {"images/a.jpg": "train/a.jpg"}),
+        (["x\\a.jpg", "y\\a.jpg"], ["in/y/a.jpg"], {"in/y/a.jpg": "y\\a.jpg"}),
+        (["x/a.jpg"], ["in/x/a.jpg", "in/y/a.jpg"], {"in/x/a.jpg": "x/a.jpg"}),
+        (["a.jpeg"], ["in/a.jpg"], {}),
+    ],
+)
+def test_a_name_means_the_file_with_most_folders_in_common(
+    names: list[str], files: list[str], meant: dict[str, str]
+) -> None:
+    found = match_files(names, [Path(each) for each in files])
+    assert found == {Path(file): name for file, name in meant.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "files", "message"),
+    [
+        (["a.jpg"], ["x/a.jpg", "y/a.jpg"], "a.jpg may be x/a.jpg or y/a.jpg"),
+        (["x/a.jpg", "y/a.jpg"], ["in/a.jpg"], "in/a.jpg may be x/a.jpg or y/a.jpg"),
+    ],
+)
+def test_a_name_that_may_mean_two_is_refused(
+    names: list[str], files: list[str], message: str
+) -> None:
+    with pytest.raises(FedgazeError, match=message):
+        match_files(names, [Path(each) for each in files])

@@ -435,6 +435,15 @@ def _groups(path: Path) -> dict[str, str]:
                     f"{path} has the columns {', '.join(names) or 'none'}; needed are file and "
                     "group"
                 )
-            return {row["file"]: row["group"] for row in rows if row["group"]}
+            found: dict[str, str] = {}
+            for row in rows:
+                if row["group"] and found.setdefault(row["file"], row["group"]) != row["group"]:
+                    raise FedgazeError(
+                        f"{path} puts {row['file']} into two groups, {found[row['file']]} and "
+                        f"{row['group']}"
+                    )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FedgazeError(f"the groups {path} cannot be read: {error}") from error
+    if not found:
+        raise FedgazeError(f"{path} puts no file into a group")
+    return found

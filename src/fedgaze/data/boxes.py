@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree as ET
 
 from pydantic import BaseModel, ValidationError
@@ -44,7 +44,8 @@ def read_boxes(form: str, path: Path) -> Mapping[str, Sequence[Box]]:
         path: The folder or the file.
 
     Returns:
-        Boxes by the picture's file name.
+        Boxes by the picture's file name, with the folders that are written before it (see
+        `match_files`); for voc those below `path` that the XML file lies in.
 
     Raises:
         FedgazeError: It cannot be read, or has no box.
@@ -68,7 +69,8 @@ def _voc(path: Path) -> dict[str, list[Box]]:
         try:
             root = ET.parse(file).getroot()  # noqa: S314 - expat refuses what would grow without end
             name = root.findtext("filename") or f"{file.stem}.jpg"
-            found[name] = [_voc_box(each) for each in root.iter("object")]
+            below = file.parent.relative_to(path) / PureWindowsPath(name).name
+            found[below.as_posix()] = [_voc_box(each) for each in root.iter("object")]
         except (ET.ParseError, TypeError, ValueError) as error:
             raise FedgazeError(f"{file} is not a file of Pascal VOC: {error}") from error
     return {name: boxes for name, boxes in found.items() if boxes}
@@ -116,7 +118,7 @@ def _coco(path: Path) -> dict[str, list[Box]]:
         raise FedgazeError(f"{path} is not a file of COCO: {where}: {first['msg']}") from error
     except ValueError as error:
         raise FedgazeError(f"{path} is not JSON: {error}") from error
-    files = {each.id: Path(each.file_name).name for each in held.images}
+    files = {each.id: each.file_name for each in held.images}
     names = {each.id: each.name for each in held.categories}
     found: dict[str, list[Box]] = defaultdict(list)
     for each in held.annotations:

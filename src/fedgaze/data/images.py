@@ -1,6 +1,9 @@
 """Read pictures from files as a person sees them: upright, in 8-bit colour, on white."""
 
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import takewhile
+from pathlib import Path, PurePath, PureWindowsPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -8,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fedgaze.data.dicom import is_dicom, read_dicom
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["find_images", "read_image"]
+__all__ = ["find_images", "match_files", "read_image"]
 
 _SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom"
@@ -63,6 +66,51 @@ def find_images(directory: Path) -> list[Path]:
         kinds = ", ".join(sorted(suffix[1:] for suffix in _SUFFIXES))
         raise FedgazeError(f"{directory} has no picture in it ({kinds})")
     return found
+
+
+def match_files(names: Iterable[str], files: Iterable[Path]) -> dict[Path, str]:
+    """Find out which files are meant by names that somebody else wrote down.
+
+    Args:
+        names: File names, with some of their folders or without. Slashes may lean either way.
+        files: Where the files lie here, below whatever folder.
+
+    Returns:
+        By file its name: of those called so, the one that has most folders in common. Files that
+        have none are left out.
+
+    Raises:
+        FedgazeError: A name may mean several of the files, or a file may be meant by several names.
+    """
+    called = defaultdict(list)
+    for name in names:
+        path = PureWindowsPath(name)
+        called[path.name].append((path, name))
+    found: dict[Path, str] = {}
+    closest: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+    for file in files:
+        alike = [(_in_common(file, path), name) for path, name in called.get(file.name, ())]
+        most = max((common for common, _ in alike), default=0)
+        best = [name for common, name in alike if common == most]
+        if len(best) > 1:
+            raise FedgazeError(f"{file} may be {best[0]} or {best[1]}; put it into such a folder")
+        for name in best:
+            closest[name].append((most, file))
+    for name, held in closest.items():
+        most = max(common for common, _ in held)
+        best_files = [file for common, file in held if common == most]
+        if len(best_files) > 1:
+            raise FedgazeError(
+                f"{name} may be {best_files[0]} or {best_files[1]}; say in which folder it lies"
+            )
+        found[best_files[0]] = name
+    return found
+
+
+def _in_common(one: PurePath, other: PurePath) -> int:
+    """How many parts, from the end, two paths have in common."""
+    pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:

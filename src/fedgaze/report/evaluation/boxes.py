@@ -46,18 +46,18 @@ class Boxes:
     """Where objects are in the pictures of a folder, and of which classes they are.
 
     Attributes:
-        of_file: By a picture's name.
+        of_file: By a picture's file.
         classes: By label, the classes of the model. A label that is not in it is of no class: its
             boxes count for whichever class is explained.
     """
 
-    of_file: Mapping[str, Sequence[Box]]
+    of_file: Mapping[Path, Sequence[Box]]
     classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
-        of_file: Mapping[str, Sequence[Box]],
+        of_file: Mapping[Path, Sequence[Box]],
         classifier: Classifier,
         classes: Mapping[str, tuple[int, ...]] | None,
     ) -> "Boxes":
@@ -81,9 +81,7 @@ class Boxes:
     def likeliest(self, file: Path, chances: Tensor) -> int | None:
         """Of the classes that a picture's boxes are of, the one the model finds likeliest."""
         found = {
-            each
-            for box in self.of_file.get(file.name, ())
-            for each in self.classes.get(box.label, ())
+            each for box in self.of_file.get(file, ()) for each in self.classes.get(box.label, ())
         }
         return max(found, key=lambda each: float(chances[each])) if found else None
 
@@ -101,7 +99,7 @@ class Boxes:
         """
         across, down = size[0] / (frame[2] - frame[0]), size[1] / (frame[3] - frame[1])
         found = []
-        for box in self.of_file.get(file.name, ()):
+        for box in self.of_file.get(file, ()):
             if target not in self.classes.get(box.label, (target,)):
                 continue
             left, right = (_within((each - frame[0]) * across, size[0]) for each in _x(box))

@@ -4,14 +4,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from fedgaze._version import __version__
-from fedgaze.data import Box, read_image
+from fedgaze.data import Box, match_files, read_image
 from fedgaze.errors import FedgazeError
 from fedgaze.measure import (
     Batch,
@@ -33,6 +33,7 @@ from fedgaze.xai import find_method, logits_of, overlay, predictions, probabilit
 
 __all__ = ["BASELINES", "Evaluation", "Judge", "open_evaluation"]
 
+T = TypeVar("T")
 BASELINES = ("noise", "edges", "centre")
 TARGETS = ("predicted", "folder", "box")
 _SAMPLES, _SIDE = 60, 224
@@ -48,9 +49,9 @@ class Judge:
         layer: The layer that is explained; None for the automatic choice.
         target: ``predicted``, ``folder`` (the class that the picture's folder is called after),
             ``box`` (the likeliest class that its boxes are of), or a class.
-        boxes: By a picture's name; None where nobody knows.
+        boxes: By a picture's name, see `match_files`; None where nobody knows.
         box_classes: By a box's label, the classes that it is of; None to find out by name.
-        groups: By a picture's path below the folder, or its name, what it belongs to.
+        groups: By a picture's name, likewise, what it belongs to.
         change: What is done to pictures before they are explained again.
         baselines: Whether noise, edges and the centre are judged beside.
         options: Options of methods; each goes to the methods that have it.
@@ -99,6 +100,7 @@ class Evaluation:
         makers: Whose heatmaps are judged.
         metrics: By what.
         boxes: Where objects are; None where nobody knows.
+        groups: By file, what it belongs to.
         record: Where it is written down, with what an earlier run has done.
     """
 
@@ -109,6 +111,7 @@ class Evaluation:
     makers: Sequence[Maker]
     metrics: Sequence[tuple[Metric, Mapping[str, Any]]]
     boxes: Boxes | None
+    groups: Mapping[Path, str]
     record: EvaluationRecord
 
     def run(self) -> Iterator[list[dict[str, Any]]]:
@@ -179,9 +182,8 @@ class Evaluation:
                 "values": {},
                 "reasons": {},
             }
-            group = self.judge.groups.get(line["file"], self.judge.groups.get(each.file.name))
-            if group is not None:
-                line["group"] = group
+            if each.file in self.groups:
+                line["group"] = self.groups[each.file]
             lines.append(line)
         boxes = stacked([line["boxes"] for line in lines])
         batch = Batch(
@@ -325,14 +327,11 @@ def open_evaluation(
         raise FedgazeError("--target box needs --boxes, which say where objects are")
     boxes = None
     if judge.boxes is not None:
-        boxes = Boxes.of(judge.boxes, classifier, judge.box_classes)
-        if not any(file.name in judge.boxes for file in files):
-            first, other = files[0].name, next(iter(judge.boxes))
-            raise FedgazeError(
-                f"none of the pictures in {root} has a box: they are called {first} and so on, "
-                f"the boxes are of {other} and so on"
-            )
-    known = None if boxes is None else _hash(repr((boxes.of_file, sorted(boxes.classes.items()))))
+        boxes = Boxes.of(_known(judge.boxes, root, files, "boxes"), classifier, judge.box_classes)
+    groups = _known(judge.groups, root, files, "groups") if judge.groups else {}
+    known = None
+    if boxes is not None:
+        known = _hash(repr((list(boxes.of_file.values()), sorted(boxes.classes.items()))))
     change = judge.change
     columns = columns_of([each for each, _ in metrics], None if change is None else change.name)
     asked = {
@@ -349,7 +348,7 @@ def open_evaluation(
         "target": judge.target,
         "boxes": known,
         "labels of no class": [] if boxes is None else boxes.unknown,
-        "groups": dict(judge.groups),
+        "groups": {file.relative_to(root).as_posix(): group for file, group in groups.items()},
         "change": None if change is None else asdict(change),
         "options": dict(judge.options),
         "metric options": {name: dict(each) for name, each in judge.metric_options.items()},
@@ -357,7 +356,18 @@ def open_evaluation(
         "seed": judge.seed,
     }
     record = EvaluationRecord(output, asked)
-    return Evaluation(classifier, root, files, judge, makers, metrics, boxes, record)
+    return Evaluation(classifier, root, files, judge, makers, metrics, boxes, groups, record)
+
+
+def _known(by_name: Mapping[str, T], root: Path, files: Sequence[Path], what: str) -> dict[Path, T]:
+    """What is known of each file."""
+    found = match_files(by_name, files)
+    if not found:
+        raise FedgazeError(
+            f"none of the pictures in {root} is named in the {what}: they are called "
+            f"{files[0].name} and so on, the {what} are of {next(iter(by_name))} and so on"
+        )
+    return {file: by_name[found[file]] for file in files if file in found}
 
 
 def _metrics(judge: Judge) -> list[tuple[Metric, Mapping[str, Any]]]:

@@ -147,6 +147,9 @@ def _groups(record: EvaluationRecord, table: Table) -> Iterator[str]:
     groups = record.groups()
     parts = {name: table.only(chosen) for name, chosen in groups.items()}
     found = compared = 0
+    left = sum("group" not in line for line in record.judged)
+    if groups and left:
+        yield f"{left} of {len(record.judged)} pictures are in no group."
     for maker in table.makers:
         if maker in record.baselines:
             continue
