@@ -2,9 +2,10 @@
 
 At the same steps: a ResNet-18 of torchvision (random weights), 4 images of 224 × 224 and 32 of
 32 × 32, as many pixels a step (a thirty-second of the image), as many samples, and the same
-heatmaps; where a metric explains again, both call fedgaze's Grad-CAM. Quantus counts the channels
-of an image as pixels of their own and goes on for three times as many steps, of which the last two
-thirds change nothing; that is its way, and part of what is measured.
+heatmaps; where a metric explains again, both call fedgaze's Grad-CAM, at the last stage that has
+more than one place. Quantus counts the channels of an image as pixels of their own and goes on for
+three times as many steps, of which the last two thirds change nothing; that is its way, and part of
+what is measured.
 
 With defaults: pixel flipping of CIFAR-10's photographs by a trained ResNet-20 (FEDGAZE_DATA), where
 Quantus takes one pixel a step and fedgaze a fiftieth of the image; compared are time, and the order
@@ -36,12 +37,14 @@ RANKED = ("integrated_gradients", "gradcam", "saliency", "random")
 Ours = Callable[[Runner], Tensor]
 
 
-def pairs(model: nn.Module, heatmaps: Tensor, pixels: int) -> dict[str, tuple[Ours, Any]]:
+def pairs(
+    model: nn.Module, heatmaps: Tensor, pixels: int, layer: str
+) -> dict[str, tuple[Ours, Any]]:
     """The same metric of both libraries, with the same steps."""
     quantus: Any = import_module("quantus")
 
     def again(images: Tensor, classes: Tensor) -> Tensor:
-        return explain(model, images, "gradcam", classes).heatmaps
+        return explain(model, images, "gradcam", classes, layer).heatmaps
 
     step = {"features_in_step": pixels // STEPS, "perturb_baseline": "black"}
     around = measure.Around(samples=SAMPLES)
@@ -67,12 +70,19 @@ def pairs(model: nn.Module, heatmaps: Tensor, pixels: int) -> dict[str, tuple[Ou
     }
 
 
-def asked(metric: Any, model: nn.Module, images: Tensor, labels: Tensor, maps: Tensor) -> Any:
+def asked(
+    metric: Any,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    maps: Tensor,
+    layer: str | None = None,
+) -> Any:
     """What Quantus says; it changes some of what it is given."""
 
     def again(model: nn.Module, inputs: Any, targets: Any, **_: Any) -> Any:
         pixels, classes = torch.as_tensor(inputs), torch.as_tensor(targets)
-        return explain(model, pixels, "gradcam", classes).heatmaps[:, None].numpy()
+        return explain(model, pixels, "gradcam", classes, layer).heatmaps[:, None].numpy()
 
     return metric(
         model=model,
@@ -89,16 +99,17 @@ def same_steps(report: Report, side: int, count: int, repeats: int) -> None:
     model = subject("ResNet-18").model
     torch.manual_seed(0)
     images, labels = torch.rand(count, 3, side, side), torch.arange(count)
-    heatmaps = explain(model, images, "gradcam", labels).heatmaps
+    layer = "layer4" if side == 224 else "layer3"
+    heatmaps = explain(model, images, "gradcam", labels, layer).heatmaps
 
-    for name, (ours, theirs) in pairs(model, heatmaps, side * side).items():
+    for name, (ours, theirs) in pairs(model, heatmaps, side * side, layer).items():
 
         def run(ours: Ours = ours) -> None:
             with open_runner(model, images, labels, precision="fast") as runner:
                 ours(runner)
 
         def peer(theirs: Any = theirs) -> None:
-            asked(theirs, model, images, labels, heatmaps)
+            asked(theirs, model, images, labels, heatmaps, layer)
 
         taken = interleaved({"fedgaze": run, "quantus": peer}, repeats, warmup=1)
         ratio = taken["quantus"] / taken["fedgaze"]

@@ -115,6 +115,14 @@ def test_a_run_that_was_killed_goes_on_where_it_was(bright: Path, fedgaze: Call)
     assert fedgaze(*command, "--output", "whole").exit_code == 0
     assert lines.read_text() == Path("whole/values.jsonl").read_text()
     assert summary("killed") == summary("whole")
+    # Of a batch that was begun, all is judged again, since what is drawn is drawn for a batch.
+    batched = [*command, "--batch-size", "2"]
+    assert fedgaze(*batched, "--output", "batched").exit_code == 0
+    half = Path("batched/values.jsonl")
+    text = half.read_text()
+    half.write_text("".join(text.splitlines(keepends=True)[:3]))
+    assert "3 of 5 pictures are done already" in fedgaze(*batched, "--output", "batched").output
+    assert half.read_text() == text
     # Once more: nothing is judged again.
     before = lines.stat().st_mtime_ns
     again = fedgaze(*command, "--output", "killed")

@@ -182,7 +182,8 @@ def _number(value: float | None) -> float:
 
 
 def _line(line: Mapping[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+    # In ASCII, so that no name of a file ends a line, and a write cut short is still text.
+    return json.dumps(line, allow_nan=False) + "\n"
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
