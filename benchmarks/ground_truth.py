@@ -250,14 +250,14 @@ def measured(
         count = 4 if quick else FEW if method.many else MANY
         own = found.setdefault(method.name, {})
         if method.kind == "attention":
-            slow = method.name == "attention_flow"
-            own["boxes"] = judged(*tokens, method, 4 if quick or slow else MANY)
+            count = len(tokens[1].images)
+            own["boxes"] = judged(*tokens, method, count)
         else:
             for name, (model, task, _) in tasks.items():
                 own[name] = judged(model, task, method, count)
             # Hundreds of passes a photograph: `pointing` asks these, of fewer.
             if not method.many and method.name != "cam":
-                own["boxes"] = judged(*seen, method, MANY)
+                own["boxes"] = judged(*seen, method, len(seen[1].images))
         cells = [own.get(name, ("–", "–", 0))[:2] for name in even]
         report.row(method.name, count, *[each for pair in cells for each in pair])
     report.row("an even map", "", *[each for name in even for each in (f"{even[name]:.2f}", "")])
@@ -273,8 +273,8 @@ def main() -> None:
         "Where the answer is known",
         "Three tasks made of handwritten digits, of which it is known what decides: a cell of a "
         "grid of four digits, a digit's box in a scene of three, a mark among digits that say "
-        "nothing. And photographs of kangaroos with boxes, as SqueezeNet sees them, for methods of "
-        "attention ViT-tiny. For each the share of the heat that lies there, and how often the "
+        "nothing. And 60 photographs of kangaroos with boxes, as SqueezeNet sees them, for methods "
+        "of attention ViT-tiny. For each the share of the heat that lies there, and how often the "
         "maximum does. Methods at their automatic layer and defaults (`sscam` with 8 samples, "
         "`rise` with 1,000 masks).",
         ("method", "images", "grids", "hits", "scenes", "hits", "marks", "hits", "boxes", "hits"),

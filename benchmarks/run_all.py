@@ -4,8 +4,8 @@
 
 Each script runs in a process of its own, one after the other, and hands back its report; then the
 page is written whole, or not at all. What fails is named at the end, and the page says so. Run it
-on a machine that has nothing else to do. It takes an hour and a half; with `--resume FOLDER` it may be done in
-parts: reports are kept there, and what lies there is not measured again.
+on a machine that has nothing else to do. It takes an hour and a half; with `--resume FOLDER` it may
+be done in parts: reports are kept there, and what lies there is not measured again.
 """
 
 import argparse

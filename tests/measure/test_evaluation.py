@@ -95,7 +95,11 @@ def test_changes_go_through_the_model_s_normalisation(model: nn.Module, images: 
     changed = Change("contrast", mean=mean, std=std)(model, batch)
     back = changed.images * 0.2 + 0.3
     torch.testing.assert_close(back, measure.corrupted(pictures, "contrast"))
+    seen: list[Tensor] = []
+    hook = model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0].detach()))
     attacked = Change("fgsm", epsilon=0.1, mean=mean, std=std)(model, batch).images * 0.2 + 0.3
+    hook.remove()
+    torch.testing.assert_close(seen[0], batch.images)
     moved = (attacked - pictures).abs()
     assert moved.max() <= 0.1 + 1e-6
     assert moved.mean() > 0.03

@@ -99,8 +99,7 @@ def _against_baselines(record: EvaluationRecord, table: Table) -> Iterator[str]:
 
 def _beats_all(table: Table, baseline: str, methods: list[str], column: Column) -> bool:
     own = table.cells[baseline, column.name].summary.mean
-    others = [table.cells[each, column.name].summary.mean for each in methods]
-    known = [each for each in others if not np.isnan(each)]
+    known = _means(table, methods, column).values()
     if np.isnan(own) or not known:
         return False
     return own > max(known) if column.better == "higher" else own < min(known)
@@ -108,11 +107,16 @@ def _beats_all(table: Table, baseline: str, methods: list[str], column: Column) 
 
 def _beside(table: Table, baseline: str, methods: list[str], column: Column) -> str:
     pick = max if column.better == "higher" else min
-    best = pick(
-        methods, key=lambda each: np.nan_to_num(table.cells[each, column.name].summary.mean)
-    )
-    own, other = (table.cells[each, column.name].summary.mean for each in (baseline, best))
-    return f"{column.name} ({own:.3f}, {best} {other:.3f})"
+    known = _means(table, methods, column)
+    best = pick(known, key=known.__getitem__)
+    own = table.cells[baseline, column.name].summary.mean
+    return f"{column.name} ({own:.3f}, {best} {known[best]:.3f})"
+
+
+def _means(table: Table, methods: list[str], column: Column) -> dict[str, float]:
+    """The means of those that have one."""
+    found = {each: table.cells[each, column.name].summary.mean for each in methods}
+    return {name: mean for name, mean in found.items() if not np.isnan(mean)}
 
 
 def _still(record: EvaluationRecord, table: Table) -> Iterator[str]:
