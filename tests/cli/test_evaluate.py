@@ -50,6 +50,25 @@ def test_heat_on_the_square_is_all_in_its_box(bright: Path, fedgaze: Call) -> No
     }  # fmt: skip
 
 
+def test_pictures_show_what_is_seen_under_the_heat(bright: Path, fedgaze: Call) -> None:
+    done = fedgaze("evaluate", "pictures", *BRIGHT, "--metrics", "gini")
+    assert done.exit_code == 0, done.output
+
+    def pixel(name: str, x: int, y: int) -> tuple[int, ...]:
+        with Image.open(f"evaluation/pictures/00000.{name}.webp") as picture:
+            scale = picture.width / 24
+            found: Any = picture.convert("RGB").getpixel((int(x * scale), int(y * scale)))
+        return tuple(found)
+
+    # The square of the first picture begins at (2, 12); the rest is black, and without heat.
+    for name in ("original", "gradcam"):
+        assert min(pixel(name, 5, 14)) > 150
+        assert max(pixel(name, 20, 2)) < 20
+    # Under the weak heat that the centre's baseline has there, the square's white shines through.
+    assert min(pixel("centre", 5, 14)) > 120
+    assert min(pixel("centre", 5, 9)) < 60
+
+
 def test_a_class_without_heat_has_no_value_and_says_why(bright: Path, fedgaze: Call) -> None:
     done = fedgaze(
         "evaluate", "pictures", *BRIGHT, "--boxes", "voc", "voc", "--target", "dark",

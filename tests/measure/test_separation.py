@@ -85,3 +85,11 @@ def test_what_cannot_be_used_is_said() -> None:
         neighbours_hit(features, labels, neighbours=8)
     with pytest.raises(FedgazeError, match=r"there is no projection 'pac'.*did you mean 'pca'"):
         project(features, "pac")  # type: ignore[arg-type]
+
+
+def test_of_two_classes_with_as_many_votes_the_nearer_one_wins() -> None:
+    angles = np.deg2rad([0, 10, -20, 180])
+    features = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    hits = neighbours_hit(features, np.array([1, 1, 0, 0]), neighbours=2)
+    # The first two are next to each other; the last is nearest to the third and then the second.
+    assert hits.tolist() == [True, True, False, True]
