@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Two workers on two cores: threads of both would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 DATA = Path(os.environ.get("FEDGAZE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

@@ -126,9 +126,12 @@ def test_ctrl_c_of_a_running_process(tmp_path: Path) -> None:
 
     torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
     words = ["explain", "a.png", "--model-code", "models.py:Net", "--checkpoint", "a.pt"]
+    # Who runs the tests in the background of a script has told them to ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [FEDGAZE, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists() and process.poll() is None:
         assert time.monotonic() < deadline
