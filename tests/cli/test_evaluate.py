@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -320,3 +321,27 @@ def test_photographs_with_boxes_rank_grad_cam_over_noise_and_edges(
     ranks = summary(str(tmp_path / "out"))["mean_ranks"]
     for axis in ("faithfulness", "localisation"):
         assert ranks["gradcam"][axis] < min(ranks["noise"][axis], ranks["edges"][axis])
+
+
+def test_boxes_that_are_named_in_no_file_count_for_none(bright: Path, fedgaze: Call) -> None:
+    for name in ("1.xml", "2.xml"):
+        file = Path("voc", name)
+        file.write_text(file.read_text().replace("square", "thing"))
+    Path("map.yaml").write_text("square: bright\n")
+    words = ["evaluate", "pictures", *BRIGHT, "--boxes", "voc", "voc", "--metrics", PLACES]
+    done = fedgaze(*words, "--target", "bright", "--box-classes", "map.yaml")
+    assert done.exit_code == 0, done.output
+    assert "Boxes called thing are of no class of the model, by name or by" in done.output
+    for metric in PLACES.split(","):
+        own = summary()["table"]["gradcam"][metric]
+        assert (own["n"], own["missing"], own["mean"]) == (3, 2, pytest.approx(1))
+
+
+def test_all_of_a_table_is_printed_however_narrow(bright: Path, fedgaze: Call) -> None:
+    done = fedgaze("evaluate", "pictures", *BRIGHT, "--metrics", "complexity,faithfulness")
+    assert done.exit_code == 0, done.output
+    # The dots are those of intervals.
+    assert not re.search(r"[a-z_]…", done.output)
+    drawn = [each for each in done.output.splitlines() if each[:1] in "┏┃┡│└"]
+    assert max(map(len, drawn)) <= 80
+    assert done.output.count("Faithfulness") > 2

@@ -76,18 +76,16 @@ def test_overlap_of_boxes() -> None:
     assert measure.box_iou(HEAT, torch.full((1, 2, 4), torch.nan)).isnan().item()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "pointing_game",
-        "top_k_intersection",
-        "relevance_rank_accuracy",
-        "attribution_localisation",
-        "iou",
-    ],
-)
-def test_without_an_object_or_an_order_there_is_no_value(name: str) -> None:
-    metric = getattr(measure, name)
+WITH_MASKS = [
+    each
+    for each in measure.list_metrics()
+    if each.axis == "localisation" and each.name != "box_iou"
+]
+
+
+@pytest.mark.parametrize("named", WITH_MASKS, ids=lambda each: each.name)
+def test_without_an_object_or_an_order_there_is_no_value(named: measure.Metric) -> None:
+    metric = named.compute
     maps = torch.cat([HEAT, HEAT, torch.zeros_like(HEAT)])
     masks = torch.cat([OBJECT, NOTHING, OBJECT])
     found = metric(maps, masks)

@@ -1,6 +1,6 @@
 """`fedgaze evaluate`: are these heatmaps any good?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +38,7 @@ from fedgaze.cli.options import (
 from fedgaze.errors import FedgazeError
 
 if TYPE_CHECKING:
-    from fedgaze.measure import Change, Table
+    from fedgaze.measure import Change, Column, Table
     from fedgaze.models import Classifier
     from fedgaze.report import Evaluation, Judge
 
@@ -81,8 +81,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument an option
         Path | None,
         option(
             PICTURES,
-            "Which classes boxes are of: YAML or JSON such as `dog: [beagle, 208]`. By default "
-            "those called as the boxes are; boxes called as no class is count for all.",
+            "Which classes boxes are of that are not called as they are: YAML or JSON such as "
+            "`dog: [beagle, 208]`. Boxes of no class then count for none; without this, for "
+            "whichever is explained.",
             metavar="FILE",
         ),
     ] = None,
@@ -313,22 +314,37 @@ def _print(evaluation: "Evaluation", console: Console) -> None:
     record = evaluation.record
     table = record.table()
     for axis in table.axes:
-        console.print(_grid(table, axis, record.baselines))
+        for columns in _beside(table, axis, console.width):
+            console.print(_grid(table, columns, record.baselines))
     found = judged(record, table)
     console.print(f"[bold]{escape(found.headline)}[/]")
     for note in found.notes:
         console.print(f"• {escape(note)}")
 
 
-def _grid(table: "Table", axis: str, baselines: Sequence[str]) -> Grid:
-    grid = Grid(title=axis.capitalize(), title_justify="left", title_style="bold")
+def _beside(table: "Table", axis: str, width: int) -> Iterator[list["Column"]]:
+    """The columns of an axis, as many at a time as fit beside each other."""
+    columns = table.of_axis(axis)
+    first = max(len(maker) for maker in table.makers) + len(" (baseline)") + 5
+    count = max(1, (width - first) // 15)
+    # Four and two would be three and three.
+    parts = -(-len(columns) // count)
+    each = -(-len(columns) // parts)
+    for start in range(0, len(columns), each):
+        yield columns[start : start + each]
+
+
+def _grid(table: "Table", columns: Sequence["Column"], baselines: Sequence[str]) -> Grid:
+    title = columns[0].axis.capitalize()
+    grid = Grid(title=title, title_justify="left", title_style="bold")
     grid.add_column("method", no_wrap=True)
-    for column in table.of_axis(axis):
+    for column in columns:
         arrow = "↑" if column.better == "higher" else "↓"
         # Long names break where a person would break them.
-        grid.add_column(f"{column.name} {arrow}".replace("_", "_\n", 1), justify="right")
+        name = column.name.replace("_", "_\n")
+        grid.add_column(f"{arrow} {name}", justify="right", overflow="fold")
     for maker in table.makers:
-        cells = [_cell(table, maker, column.name) for column in table.of_axis(axis)]
+        cells = [_cell(table, maker, column.name) for column in columns]
         name = f"[dim]{maker} (baseline)[/]" if maker in baselines else maker
         grid.add_row(name, *cells)
     return grid

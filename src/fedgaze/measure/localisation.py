@@ -33,14 +33,16 @@ def mass_on(heatmaps: Tensor, mask: Tensor) -> Tensor:
         mask: ``(N, H, W)``, bool.
 
     Returns:
-        ``(N,)`` in [0, 1], higher is better for an object's mask; NaN where nothing is positive.
+        ``(N,)`` in [0, 1], higher is better for an object's mask; NaN where nothing is positive, or
+        the mask is empty.
 
     >>> heatmap = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
     >>> mass_on(heatmap, torch.tensor([[[True, False], [True, False]]])).item()
     0.75
     """
     positive = heatmaps.clamp(min=0)
-    return (positive * mask).sum((1, 2)) / positive.sum((1, 2))
+    share = (positive * mask).sum((1, 2)) / positive.sum((1, 2))
+    return share.masked_fill(~mask.flatten(1).any(1), torch.nan)
 
 
 def border_mass(heatmaps: Tensor, width: float = 0.125) -> Tensor:

@@ -47,12 +47,14 @@ class Boxes:
 
     Attributes:
         of_file: By a picture's file.
-        classes: By label, the classes of the model. A label that is not in it is of no class: its
-            boxes count for whichever class is explained.
+        classes: By label, the classes of the model.
+        strict: Whether boxes whose label is of no class count for none; otherwise they count for
+            whichever class is explained.
     """
 
     of_file: Mapping[Path, Sequence[Box]]
     classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    strict: bool = False
 
     @classmethod
     def of(
@@ -61,16 +63,14 @@ class Boxes:
         classifier: Classifier,
         classes: Mapping[str, tuple[int, ...]] | None,
     ) -> "Boxes":
-        """With the classes that were given, or else those that are called as boxes are."""
-        if classes is not None:
-            return cls(of_file, classes)
+        """With the classes that are called as boxes are, and those that were given."""
         found = {}
         for label in {box.label for boxes in of_file.values() for box in boxes}:
             try:
                 found[label] = (find_class(label, classifier.classes),)
             except FedgazeError:
                 continue
-        return cls(of_file, found)
+        return cls(of_file, found | dict(classes or {}), strict=classes is not None)
 
     @property
     def unknown(self) -> list[str]:
@@ -100,7 +100,7 @@ class Boxes:
         across, down = size[0] / (frame[2] - frame[0]), size[1] / (frame[3] - frame[1])
         found = []
         for box in self.of_file.get(file, ()):
-            if target not in self.classes.get(box.label, (target,)):
+            if target not in self.classes.get(box.label, () if self.strict else (target,)):
                 continue
             left, right = (_within((each - frame[0]) * across, size[0]) for each in _x(box))
             top, bottom = (_within((each - frame[1]) * down, size[1]) for each in _y(box))

@@ -50,7 +50,8 @@ class Judge:
         target: ``predicted``, ``folder`` (the class that the picture's folder is called after),
             ``box`` (the likeliest class that its boxes are of), or a class.
         boxes: By a picture's name, see `match_files`; None where nobody knows.
-        box_classes: By a box's label, the classes that it is of; None to find out by name.
+        box_classes: By a box's label, the classes that it is of, where names do not say it; None
+            lets boxes of no class count for whichever class is explained.
         groups: By a picture's name, likewise, what it belongs to.
         change: What is done to pictures before they are explained again.
         baselines: Whether noise, edges and the centre are judged beside.
@@ -348,6 +349,7 @@ def open_evaluation(
         "target": judge.target,
         "boxes": known,
         "labels of no class": [] if boxes is None else boxes.unknown,
+        "they count": boxes is not None and not boxes.strict,
         "groups": {file.relative_to(root).as_posix(): group for file, group in groups.items()},
         "change": None if change is None else asdict(change),
         "options": dict(judge.options),

@@ -38,9 +38,12 @@ def judged(record: EvaluationRecord, table: Table) -> Findings:
     ]
     labels = record.asked["labels of no class"]
     if labels:
+        named = f"Boxes called {', '.join(labels)} are of no class of the model"
         notes.append(
-            f"Boxes called {', '.join(labels)} are of no class of the model by name: they count "
-            "for whichever class is explained, unless --box-classes says which they are of."
+            f"{named}, by name: they count for whichever class is explained. --box-classes says "
+            "which they are of."
+            if record.asked["they count"]
+            else f"{named}, by name or by --box-classes: they count for none."
         )
     failed = len(record.lines) - len(record.judged)
     if failed:
