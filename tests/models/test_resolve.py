@@ -250,3 +250,10 @@ def test_a_link_in_the_task_is_the_users_own_file(task: Path, tmp_path: Path) ->
     (task / "net.py").symlink_to(task / "models.py")
     assert issubclass(resolve_target("net.Net", task).make, nn.Module)  # type: ignore[arg-type]
     assert os.fspath(task) not in sys.path
+
+
+def test_a_model_without_weights_is_built_without_a_warning(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    build_model(name="googlenet")
+    assert not [each for each in recwarn if "weight initialization" in str(each.message)]

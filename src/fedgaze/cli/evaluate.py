@@ -313,8 +313,9 @@ def _print(evaluation: "Evaluation", console: Console) -> None:
 
     record = evaluation.record
     table = record.table()
+    names = max(len(each) + 11 * (each in record.baselines) for each in table.makers)
     for axis in table.axes:
-        for columns in _beside(table, axis, console.width):
+        for columns in _beside(table.of_axis(axis), console.width - names - 4):
             console.print(_grid(table, columns, record.baselines))
     found = judged(record, table)
     console.print(f"[bold]{escape(found.headline)}[/]")
@@ -322,11 +323,10 @@ def _print(evaluation: "Evaluation", console: Console) -> None:
         console.print(f"• {escape(note)}")
 
 
-def _beside(table: "Table", axis: str, width: int) -> Iterator[list["Column"]]:
-    """The columns of an axis, as many at a time as fit beside each other."""
-    columns = table.of_axis(axis)
-    first = max(len(maker) for maker in table.makers) + len(" (baseline)") + 5
-    count = max(1, (width - first) // 15)
+def _beside(columns: Sequence["Column"], width: int) -> Iterator[Sequence["Column"]]:
+    """Columns, as many at a time as fit beside each other."""
+    # Eleven characters of an interval, and three for the line and its margins.
+    count = max(1, width // 14)
     # Four and two would be three and three.
     parts = -(-len(columns) // count)
     each = -(-len(columns) // parts)

@@ -18,6 +18,8 @@ __all__ = ["MissingWeightsError", "build_model"]
 
 # timm would open files, or other people's repositories, for these.
 _TIMM_REFUSED = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+# torchvision warns that these will be initialised otherwise one day; what it does today is theirs.
+_WARN_OF_WEIGHTS = ("googlenet", "inception_v3")
 _HUB_ARGUMENTS = ("revision", "subfolder", "local_files_only", "ignore_mismatched_sizes")
 _UNEXPECTED = re.compile(
     r"(?:(\w+)\.__init__|(\w+))\(\) got an unexpected keyword argument '(\w+)'"
@@ -129,6 +131,8 @@ def _give_weights(builder: Builder, given: dict[str, Any], *, pretrained: bool) 
                     f"{builder.name} has no weights '{word}'{nearest(word, names)}; "
                     f"it has {', '.join(names)}"
                 )
+        if given.get("weights") is None and builder.name in _WARN_OF_WEIGHTS:
+            given.setdefault("init_weights", True)
     elif builder.source == "timm" and pretrained:
         given.setdefault("pretrained", True)
 
