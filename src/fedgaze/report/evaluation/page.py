@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgaze.errors import FedgazeError
-from fedgaze.measure import Column, Summary, Table
+from fedgaze.measure import Column, Summary, Table, columns_of
 from fedgaze.report.evaluation.findings import Findings, group_rows, judged
 from fedgaze.report.evaluation.record import EvaluationRecord
 from fedgaze.report.html import render
@@ -179,7 +179,7 @@ def _render(record: EvaluationRecord, table: Table, found: Findings) -> str:
         },
         facts=_facts(record, table),
         gallery=_gallery(record),
-        shown_metrics=_shown_metrics(table),
+        shown_metrics=_shown_metrics(record, table),
         groups=sorted(record.groups()),
         group_rows=group_rows(record, table) if record.groups() else [],
         settings=_settings(asked),
@@ -204,10 +204,15 @@ def _facts(record: EvaluationRecord, table: Table) -> list[tuple[str, str, str]]
     ]
 
 
-def _shown_metrics(table: Table) -> list[str]:
-    """What stands below a picture of the gallery: the first metric of each telling axis."""
-    firsts = [table.of_axis(axis)[0].name for axis in table.axes]
-    return firsts[:2]
+def _shown_metrics(record: EvaluationRecord, table: Table) -> list[str]:
+    """What stands below a picture of the gallery: the first metric of two axes.
+
+    How alike both heatmaps are stands below that of the changed picture.
+    """
+    change = record.asked["change"]
+    alike = set() if change is None else {each.name for each in columns_of([], change["name"])}
+    firsts = {each.axis: each.name for each in reversed(table.columns) if each.name not in alike}
+    return [firsts[axis] for axis in table.axes if axis in firsts][:2]
 
 
 def _gallery(record: EvaluationRecord) -> list[dict[str, Any]]:
