@@ -1,9 +1,11 @@
 """What is told to a person who gave us something that cannot be used."""
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
-__all__ = ["FedgazeError", "nearest"]
+__all__ = ["FedgazeError", "check_names", "nearest"]
 
 
 class FedgazeError(ValueError):
@@ -23,3 +25,19 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """
     close = get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def check_names(files: Iterable[Path]) -> None:
+    """Refuse names that are not UTF-8, which no record could hold.
+
+    Raises:
+        FedgazeError: A file has such a name.
+    """
+    for file in files:
+        try:
+            str(file).encode()
+        except UnicodeEncodeError as error:
+            raise FedgazeError(
+                f"the name {os.fsencode(file)!r} is not UTF-8, and no record could hold it; rename "
+                "the file"
+            ) from error

@@ -345,3 +345,16 @@ def test_all_of_a_table_is_printed_however_narrow(bright: Path, fedgaze: Call) -
     drawn = [each for each in done.output.splitlines() if each[:1] in "┏┃┡│└"]
     assert max(map(len, drawn)) <= 80
     assert done.output.count("Faithfulness") > 2
+
+
+@pytest.mark.parametrize("command", ["evaluate", "explain", "compare"])
+def test_a_picture_s_name_that_is_no_text_is_named(
+    command: str, bright: Path, fedgaze: Call
+) -> None:
+    odd = Path("pictures", os.fsdecode(b"\xff.png"))
+    odd.write_bytes(Path("pictures/0.png").read_bytes())
+    folder = ["pictures"] if command == "evaluate" else ["--image-dir", "pictures"]
+    done = fedgaze(command, *folder, *BRIGHT, "--output", "out")
+    assert done.exit_code == 2
+    assert r"the name b'pictures/\xff.png' is not UTF-8" in done.stderr
+    assert not Path("out").exists()

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fedgaze.data import find_images, match_files, read_image
-from fedgaze.errors import FedgazeError
+from fedgaze.errors import FedgazeError, check_names
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
 # What a person sees: red top left, green top right, blue bottom left, grey bottom right.
@@ -132,3 +132,9 @@ def test_a_name_that_may_mean_two_is_refused(
 ) -> None:
     with pytest.raises(FedgazeError, match=message):
         match_files(names, [Path(each) for each in files])
+
+
+def test_a_name_that_no_record_could_hold_is_refused() -> None:
+    check_names([Path("ä \n b.jpg")])
+    with pytest.raises(FedgazeError, match=r"the name b'in/\\xff.jpg' is not UTF-8"):
+        check_names([Path("in/\udcff.jpg")])

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fedgaze.errors import FedgazeError, nearest
+from fedgaze.errors import FedgazeError, check_names, nearest
 
 if TYPE_CHECKING:
     from fedgaze.models import Classifier
@@ -159,6 +159,7 @@ def given_files(files: list[Path], directory: Path | None) -> list[Path]:
     Raises:
         FedgazeError: One is no file, or there is none at all.
     """
+    check_names(files)
     for file in files:
         if file.is_dir():
             raise FedgazeError(f"{file} is a folder; give it with --image-dir")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fedgaze.data.dicom import is_dicom, read_dicom
-from fedgaze.errors import FedgazeError, nearest
+from fedgaze.errors import FedgazeError, check_names, nearest
 
 __all__ = ["find_images", "match_files", "read_image"]
 
@@ -51,7 +51,8 @@ def find_images(directory: Path) -> list[Path]:
     """List the pictures in a directory and in those below it, by name; hidden ones are left out.
 
     Raises:
-        FedgazeError: There is no such directory, or no picture in it.
+        FedgazeError: There is no such directory, no picture in it, or one whose name no text can
+            hold.
     """
     if not directory.is_dir():
         raise FedgazeError(f"{directory} is not a directory")
@@ -65,6 +66,7 @@ def find_images(directory: Path) -> list[Path]:
     if not found:
         kinds = ", ".join(sorted(suffix[1:] for suffix in _SUFFIXES))
         raise FedgazeError(f"{directory} has no picture in it ({kinds})")
+    check_names(found)
     return found
 
 
