@@ -289,6 +289,9 @@ def test_metrics_are_listed(fedgaze: Call) -> None:
     assert done.exit_code == 0
     assert "deletion" in done.output
     assert "localisation" in done.output
+    # Written as --metric-option takes it, and no word broken.
+    assert 'around={"radius": 0.05, "samples": 10,' in done.output
+    assert "Chattopadhay et al., WACV 2018" in done.output
 
 
 def test_tensorboard_gets_the_means(bright: Path, fedgaze: Call) -> None:

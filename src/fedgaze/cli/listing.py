@@ -1,5 +1,9 @@
 """What commands can be asked for: methods, metrics, and a model's layers."""
 
+import json
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
 import typer
 from rich import box
 from rich.console import Console
@@ -67,18 +71,26 @@ def print_metrics(wanted: bool) -> None:
     for axis in dict.fromkeys(each.axis for each in metrics):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
         table.title = f"[bold]{axis}[/]"
-        for column in ("metric", "better", "range", "cost an image", "options", "source"):
-            table.add_column(column, overflow="fold", no_wrap=column == "metric")
+        table.add_column("metric", no_wrap=True)
+        # Beside each other these would be too narrow for a word on most screens.
+        table.add_column("better, range, cost an image; options; source")
         for metric in metrics:
             if metric.axis == axis:
-                options = ", ".join(f"{name}={value}" for name, value in metric.options.items())
-                table.add_row(
-                    f"[bold]{metric.name}[/]",
-                    metric.better,
-                    metric.span,
-                    metric.cost,
+                options = ", ".join(
+                    f"{name}={_as_given(value)}" for name, value in metric.options.items()
+                )
+                lines = [
+                    f"{metric.better}, {metric.span}, {metric.cost}",
                     escape(options),
                     f"[dim]{escape(metric.paper)}[/]",
-                )
+                ]
+                table.add_row(f"[bold]{metric.name}[/]", "\n".join(filter(None, lines)))
         console.print(table)
     raise typer.Exit
+
+
+def _as_given(value: Any) -> str:
+    """A default as a person would write it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return json.dumps(asdict(value))
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
