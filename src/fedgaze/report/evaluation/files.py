@@ -332,7 +332,8 @@ def open_evaluation(
     groups = _known(judge.groups, root, files, "groups") if judge.groups else {}
     known = None
     if boxes is not None:
-        known = _hash(repr((list(boxes.of_file.values()), sorted(boxes.classes.items()))))
+        by_name = {file.relative_to(root).as_posix(): each for file, each in boxes.of_file.items()}
+        known = _hash(repr((sorted(by_name.items()), sorted(boxes.classes.items()))))
     change = judge.change
     columns = columns_of([each for each, _ in metrics], None if change is None else change.name)
     asked = {
@@ -349,7 +350,8 @@ def open_evaluation(
         "target": judge.target,
         "boxes": known,
         "labels of no class": [] if boxes is None else boxes.unknown,
-        "they count": boxes is not None and not boxes.strict,
+        "boxes of no class": boxes
+        and ("count for none" if boxes.strict else "count for any class"),
         "groups": {file.relative_to(root).as_posix(): group for file, group in groups.items()},
         "change": None if change is None else asdict(change),
         "options": dict(judge.options),

@@ -40,10 +40,10 @@ def judged(record: EvaluationRecord, table: Table) -> Findings:
     if labels:
         named = f"Boxes called {', '.join(labels)} are of no class of the model"
         notes.append(
-            f"{named}, by name: they count for whichever class is explained. --box-classes says "
-            "which they are of."
-            if record.asked["they count"]
-            else f"{named}, by name or by --box-classes: they count for none."
+            f"{named}, by name or by --box-classes: they count for none."
+            if record.asked["boxes of no class"] == "count for none"
+            else f"{named}, by name: they count for whichever class is explained. --box-classes "
+            "says which they are of."
         )
     failed = len(record.lines) - len(record.judged)
     if failed:
