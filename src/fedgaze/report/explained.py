@@ -30,7 +30,7 @@ from fedgaze.xai import (
     top_k,
 )
 
-__all__ = ["How", "Result", "cannot_run", "explain_files", "shown_picture", "toned"]
+__all__ = ["How", "Result", "cannot_run", "explain_files", "overlaid", "shown_picture", "toned"]
 
 # Overlays are for people: a digit of 24 pixels is enlarged, a camera's whole resolution reduced.
 _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 224, 1024
@@ -234,9 +234,8 @@ class _Job:
         """The overlay, and what is written of one map; where it lies is noted in the record."""
         heatmap = explanation.heatmaps[row].detach().float().cpu()
         drawn = toned(heatmap) if explanation.attributions is not None else heatmap
-        pixels = torch.from_numpy(np.array(picture.shown.convert("RGB"))).permute(2, 0, 1)
-        shown = self._coloured(pixels, drawn, self.how.alpha)
-        alone = self._coloured(torch.zeros(3, *drawn.shape), drawn, 1.0)
+        shown = self._coloured(picture.shown, drawn, self.how.alpha)
+        alone = self._coloured(Image.new("RGB", (drawn.shape[1], drawn.shape[0])), drawn, 1.0)
         files: dict[str, Callable[[BinaryIO], object]] = {
             f"{middle}.overlay.png": _png(shown),
             f"{middle}.heatmap.npy": partial(np.save, arr=heatmap.numpy()),
@@ -255,9 +254,9 @@ class _Job:
             record["box"] = None if region.box is None else list(region.box)
         return shown, files
 
-    def _coloured(self, pixels: Tensor, heatmap: Tensor, alpha: float) -> Image.Image:
+    def _coloured(self, picture: Image.Image, heatmap: Tensor, alpha: float) -> Image.Image:
         colours = {} if self.how.colormap is None else {"colormap": self.how.colormap}
-        return Image.fromarray(overlay(pixels, heatmap, alpha=alpha, **colours)[0].numpy())
+        return overlaid(picture, heatmap, alpha=alpha, **colours)
 
     def _record(
         self, explanation: Explanation, index: int, row: int, method: str
@@ -317,6 +316,12 @@ def toned(heatmap: Tensor) -> Tensor:
     """What is drawn where each pixel is judged: a few are so strong that no other could be seen."""
     limit = heatmap.abs().flatten().quantile(_STRONGEST)
     return (heatmap / limit).clamp(-1, 1) if limit > 0 else heatmap
+
+
+def overlaid(picture: Image.Image, heatmap: Tensor, **how: Any) -> Image.Image:
+    """A picture under a heatmap ``(H, W)``; further arguments are those of `overlay`."""
+    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    return Image.fromarray(overlay(pixels, heatmap, **how)[0].numpy())
 
 
 def _png(picture: Image.Image) -> Callable[[BinaryIO], object]:

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from fedgaze.data import read_image
 from fedgaze.errors import FedgazeError
 from fedgaze.models import Classifier, find_class, layers_by_depth
-from fedgaze.report.explained import cannot_run, shown_picture, toned
+from fedgaze.report.explained import cannot_run, overlaid, shown_picture, toned
 from fedgaze.timing import timed
 from fedgaze.xai import (
     Classes,
@@ -21,7 +20,6 @@ from fedgaze.xai import (
     Targets,
     explain,
     find_method,
-    overlay,
     probabilities,
     top_k,
 )
@@ -221,5 +219,4 @@ def _rows(
 def _cell(explanation: Explanation, row: int, shown: Image.Image) -> Cell:
     heat = explanation.heatmaps[row].detach().float().cpu()
     heat = toned(heat) if explanation.attributions is not None else heat
-    pixels = torch.from_numpy(np.array(shown.convert("RGB"))).permute(2, 0, 1)
-    return Cell(Image.fromarray(overlay(pixels, heat)[0].numpy()), explanation.flags[row])
+    return Cell(overlaid(shown, heat), explanation.flags[row])

@@ -15,11 +15,11 @@ from fedgaze.measure.separation import Projection, neighbours_hit, project, silh
 from fedgaze.measure.statistics import summarise
 from fedgaze.models import Classifier
 from fedgaze.report.embedding.features import Embedding, Labelled
-from fedgaze.report.explained import toned
+from fedgaze.report.explained import overlaid, toned
 from fedgaze.report.html import render
 from fedgaze.report.pictures import data_uri, webp
 from fedgaze.store import atomic, write_json, write_text
-from fedgaze.xai import explain, overlay
+from fedgaze.xai import explain
 
 __all__ = ["Embedded", "write_embedding"]
 
@@ -204,11 +204,10 @@ def _thumbs(
 def _pair(view: Image.Image, heat: torch.Tensor) -> Image.Image:
     size = (_THUMB, max(1, round(_THUMB * view.height / view.width)))
     small = view.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)
     heat = torch.nn.functional.interpolate(heat[None, None], (size[1], size[0]), mode="area")[0, 0]
     both = Image.new("RGB", (2 * size[0], size[1]))
     both.paste(small, (0, 0))
-    both.paste(Image.fromarray(overlay(pixels, heat)[0].numpy()), (size[0], 0))
+    both.paste(overlaid(small, heat), (size[0], 0))
     return both
 
 

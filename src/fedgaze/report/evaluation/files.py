@@ -27,9 +27,10 @@ from fedgaze.measure import (
 from fedgaze.models import Classifier, find_class
 from fedgaze.report.evaluation.boxes import Boxes, masks, stacked
 from fedgaze.report.evaluation.record import EvaluationRecord
-from fedgaze.report.explained import cannot_run, shown_picture, toned
+from fedgaze.report.explained import cannot_run, overlaid, shown_picture, toned
+from fedgaze.report.pictures import webp
 from fedgaze.store import write_bytes
-from fedgaze.xai import find_method, logits_of, overlay, predictions, probabilities, resolve_layers
+from fedgaze.xai import find_method, logits_of, predictions, probabilities, resolve_layers
 
 __all__ = ["BASELINES", "Evaluation", "Judge", "open_evaluation"]
 
@@ -239,10 +240,9 @@ class Evaluation:
             for kind, maps in kinds.items():
                 if maps is None:
                     continue
-                pixels = torch.from_numpy(_array(each.shown)).permute(2, 0, 1)
                 heat = maps[row].detach().float().cpu()
                 heat = toned(heat) if made.maker.fine else heat
-                picture = Image.fromarray(overlay(pixels, heat)[0].numpy())
+                picture = overlaid(each.shown, heat)
                 lines[row]["pictures"][name + kind] = self._kept(
                     each, name + kind, picture, lines[row]["boxes"]
                 )
@@ -255,8 +255,6 @@ class Evaluation:
 
     def _kept(self, seen: _Seen, name: str, picture: Image.Image, boxes: Sequence[Any]) -> str:
         """Write a small picture with its boxes, and return where it lies below the record."""
-        import io
-
         small = picture.convert("RGB")
         small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
         draw = ImageDraw.Draw(small)
@@ -267,10 +265,8 @@ class Evaluation:
             end_x, end_y = max(right * across - 1, x + 2), max(bottom * down - 1, y + 2)
             draw.rectangle([x, y, end_x, end_y], outline="#000000", width=3)
             draw.rectangle([x + 1, y + 1, end_x - 1, end_y - 1], outline="#ffffff")
-        held = io.BytesIO()
-        small.save(held, "webp", quality=80)
         path = f"pictures/{seen.index:05d}.{name}.webp"
-        write_bytes(self.record.folder / path, held.getvalue())
+        write_bytes(self.record.folder / path, webp(small, 80))
         return path
 
     def _pictures(self, images: Tensor) -> Tensor:
@@ -418,9 +414,3 @@ def _digest(classifier: Classifier) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _array(picture: Image.Image) -> Any:
-    import numpy as np
-
-    return np.array(picture.convert("RGB"))
