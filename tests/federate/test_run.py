@@ -152,7 +152,7 @@ def test_only_what_may_leaves_a_client(
     endings: set[str],
 ) -> None:
     setup = prepare(parse_task(small(xai={"share": share})))
-    reply = Client(setup, 0, tmp_path).train(pack(setup.new_model().state_dict()), 1)
+    reply = Client(setup, 0, tmp_path).train(pack(setup.new_learner().get_parameters()), 1)
     files = reply.config_records.get("shared", {})
     assert {str(name).rpartition(".")[2] for name in files} == endings
     assert ("profile" in reply.metric_records) == has_profile
@@ -174,7 +174,7 @@ def test_each_round_and_each_client_draws_anew_and_a_repetition_does_not(
     small: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     setup = prepare(parse_task(small(xai={"enabled": False})))
-    weights = pack(setup.new_model().state_dict())
+    weights = pack(setup.new_learner().get_parameters())
 
     def trained(client: int, number: int) -> bytes:
         reply = Client(setup, client, tmp_path).train(weights, number)
@@ -338,3 +338,20 @@ def test_a_probe_folder_of_the_servers_own(carry_out: CarryOut, tmp_path: Path) 
     Image.new("RGB", (50, 50)).save(tmp_path / "probe" / "nine" / "x.png")
     with pytest.raises(FedgazeError, match="a class 'nine' that digits has not"):
         carry_out(name="b", xai={"run_location": "server", "probe": probe})
+
+
+def test_a_tasks_own_metrics_stand_in_the_record(carry_out: CarryOut, tmp_path: Path) -> None:
+    """`test_torch` counts the images that it saw: the record has the number for each client."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "models.py").write_text(
+        "from fedgaze.models import DigitsNet as Net\n"
+        "def test_torch(model, loader, cfg):\n"
+        "    return 0.5, 0.75, {'seen': sum(len(labels) for _, labels in loader)}\n"
+    )
+    run = carry_out(own, model={"_target_": "models.Net"}, num_rounds=1)
+    record = run.summary["rounds"][0]
+    assert record["global"]["seen"] == len(load_digits(None, 42).keep(["1", "4", "7"]).test.labels)
+    for entry in record["clients"]:
+        assert entry["validation"]["accuracy"] == 0.75
+        assert entry["validation"]["seen"] == pytest.approx(entry["samples"] / 4, abs=2)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedgaze.data import StackedImages
-from fedgaze.train import evaluate, train
+from fedgaze.train import Drift, evaluate, train
 
 IMAGES = StackedImages(
     torch.rand(33, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(33) % 3
@@ -38,7 +38,7 @@ def by_hand(model: nn.Module, steps: int, mu: float) -> nn.Module:
 @pytest.mark.parametrize("mu", [0.0, 3.0])
 def test_steps_equal_those_by_hand(mu: float) -> None:
     trained = net()
-    train(trained, IMAGES, epochs=4, batch_size=64, learning_rate=0.01, proximal_mu=mu)
+    train(trained, IMAGES, epochs=4, batch_size=64, learning_rate=0.01, drift=Drift(mu))
     expected = by_hand(net(), 4, mu)
     for got, want in zip(trained.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
@@ -48,7 +48,7 @@ def test_the_proximal_term_keeps_weights_near() -> None:
     moved = []
     for mu in (0.0, 10.0):
         model, start = net(), net()
-        train(model, IMAGES, epochs=30, batch_size=8, learning_rate=0.01, proximal_mu=mu)
+        train(model, IMAGES, epochs=30, batch_size=8, learning_rate=0.01, drift=Drift(mu))
         both = zip(model.parameters(), start.parameters(), strict=True)
         moved.append(sum((a - b).square().sum().item() for a, b in both))
     assert moved[1] < moved[0] / 4

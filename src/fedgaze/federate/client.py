@@ -6,15 +6,14 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from torch import nn
 
 from fedgaze.config import Task
 from fedgaze.data import Images, PlantedImages, hold_back, probe_indices
-from fedgaze.federate.exchange import State, fingerprint, pack, unpack
+from fedgaze.federate.exchange import fingerprint, pack, unpack
 from fedgaze.federate.look import Probe, look, make_probe, profile, write_look
 from fedgaze.federate.setup import Setup, reason, seeded, setup_of, threads
 from fedgaze.store import save_tensors
-from fedgaze.train import evaluate, train
+from fedgaze.train import Drift, LearnerProtocol, Score, State
 
 __all__ = ["Client", "client_app"]
 
@@ -93,22 +92,13 @@ class Client:
             as far as the task lets it: ``profile`` (scalars), ``shared`` (files) and ``failed``.
         """
         task = self.setup.task
-        model = self.setup.new_model()
-        received = unpack(arrays, model.state_dict())
+        learner = self.setup.new_learner()
+        received = unpack(arrays, learner.get_parameters())
         with threads(task.resources.cpu), seeded(task.random_seed, number, self.number):
-            model.load_state_dict(received)
-            trained = train(
-                model,
-                self.training,
-                epochs=task.num_epochs,
-                batch_size=task.batch_size,
-                learning_rate=task.learning_rate,
-                proximal_mu=proximal_mu,
-            )
-            valid = evaluate(model, self.validation)
-            state = {
-                name: value.detach().cpu().clone() for name, value in model.state_dict().items()
-            }
+            learner.set_parameters(received)
+            trained = learner.train(self.training, Drift(proximal_mu))
+            valid = learner.evaluate(self.validation)
+            state = learner.get_parameters()
             save_tensors(self._local_model(number), state)
             reply = RecordDict(
                 {
@@ -116,10 +106,8 @@ class Client:
                     "metrics": MetricRecord(
                         {
                             "num-examples": len(self.training.labels),
-                            "train_loss": trained.loss,
-                            "train_accuracy": trained.accuracy,
-                            "validation_loss": valid.loss,
-                            "validation_accuracy": valid.accuracy,
+                            **_named("train", trained),
+                            **_named("validation", valid),
                         }
                     ),
                     "client": ConfigRecord({"client": self.number}),
@@ -127,7 +115,7 @@ class Client:
             )
             if task.xai.enabled and task.xai.run_location in ("client", "both"):
                 try:
-                    self._explain(model, number, received, state, reply)
+                    self._explain(learner, number, received, state, reply)
                 except Exception as error:  # noqa: BLE001 - a failing explanation ends no training
                     reply.config_records["client"]["failed"] = reason(error)
         return reply
@@ -141,10 +129,10 @@ class Client:
         Returns:
             ``metrics``: accuracy, loss and the number of images.
         """
-        model = self.setup.new_model()
-        model.load_state_dict(unpack(arrays, model.state_dict()))
+        learner = self.setup.new_learner()
+        learner.set_parameters(unpack(arrays, learner.get_parameters()))
         with threads(self.setup.task.resources.cpu):
-            score = evaluate(model, self.validation)
+            score = learner.evaluate(self.validation)
         metrics = MetricRecord({"accuracy": score.accuracy, "loss": score.loss})
         metrics["num-examples"] = len(self.validation.labels)
         return RecordDict({"metrics": metrics})
@@ -172,15 +160,20 @@ class Client:
         return make_probe(self.setup, self.validation, chosen)
 
     def _explain(
-        self, model: nn.Module, number: int, received: State, trained: State, reply: RecordDict
+        self,
+        learner: LearnerProtocol,
+        number: int,
+        received: State,
+        trained: State,
+        reply: RecordDict,
     ) -> None:
         """Explain the probe set with both weights, write it at home, add what may leave."""
         spec = self.setup.task.xai
         probe = self._probe()
-        model.load_state_dict(received)
-        before = look(model, probe, spec)
-        model.load_state_dict(trained)
-        after = look(model, probe, spec, before.explanation)
+        learner.set_parameters(received)
+        before = look(learner, probe)
+        learner.set_parameters(trained)
+        after = look(learner, probe, before.explanation)
         files = write_look(
             self.home / spec.save_dir / f"round_{number}" / f"client_{self.number}",
             {"trained": after, "received": before},
@@ -200,3 +193,8 @@ class Client:
                 room -= len(files[name])
         if shared:
             reply["shared"] = shared
+
+
+def _named(part: str, score: Score) -> dict[str, float]:
+    values = {"loss": score.loss, "accuracy": score.accuracy, **score.metrics}
+    return {f"{part}_{name}": value for name, value in values.items()}

@@ -9,10 +9,9 @@ from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
 from fedgaze.errors import FedgazeError
+from fedgaze.train import State
 
-__all__ = ["State", "fingerprint", "pack", "settle", "unpack"]
-
-State = dict[str, Tensor]
+__all__ = ["fingerprint", "pack", "settle", "unpack"]
 
 # Strategies average, which whole numbers (BatchNorm's counters) do not survive; NumPy has no bf16.
 _CARRIED = {torch.float16, torch.float32, torch.float64}

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fedgaze import __version__
-from fedgaze.config import XaiSpec
 from fedgaze.data import Images
-from fedgaze.federate.setup import Setup, explained
+from fedgaze.federate.setup import Setup
 from fedgaze.measure import (
     border_mass,
     entropy,
@@ -28,6 +27,7 @@ from fedgaze.measure import (
     strongest,
 )
 from fedgaze.store import write_json
+from fedgaze.train import LearnerProtocol
 from fedgaze.xai import Explanation, overlay
 
 __all__ = ["Look", "Probe", "look", "make_probe", "nested", "profile", "write_look"]
@@ -72,28 +72,27 @@ class Look:
     measures: dict[str, Tensor]
 
 
-def look(
-    model: nn.Module, probe: Probe, spec: XaiSpec, received: Explanation | None = None
-) -> Look:
+def look(learner: LearnerProtocol, probe: Probe, received: Explanation | None = None) -> Look:
     """Explain a probe set and measure the maps.
 
     Args:
-        model: Its device is the probe's.
+        learner: Its device is the probe's.
         probe: The images.
-        spec: Method, and the layer where the method explains one.
         received: The maps of the model that the client was sent, to compare with.
     """
-    explanation = explained(model, probe.images, probe.labels, spec)
+    explanation = learner.explain(probe.images, probe.labels)
     maps, logits = explanation.heatmaps, explanation.logits
     measures = {
         "entropy": entropy(maps),
         "border_mass": border_mass(maps),
-        "region_drop": region_drop(model, probe.images, strongest(maps), probe.labels, logits),
+        "region_drop": region_drop(
+            learner.predict, probe.images, strongest(maps), probe.labels, logits
+        ),
     }
     if probe.objects is not None:
         measures["object_mass"] = mass_on(maps, probe.objects)
         measures["object_drop"] = region_drop(
-            model, probe.images, probe.objects, probe.labels, logits
+            learner.predict, probe.images, probe.objects, probe.labels, logits
         )
     if received is not None:
         measures["agreement"] = mass_overlap(explanation.raw, received.raw)

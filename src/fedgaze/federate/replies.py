@@ -10,12 +10,17 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedgaze.errors import FedgazeError
-from fedgaze.federate.exchange import State, unpack
+from fedgaze.federate.exchange import unpack
 from fedgaze.federate.look import nested
 from fedgaze.store import write_bytes
+from fedgaze.train import State
 
 __all__ = ["Update", "finite", "keep_shared", "read_reply"]
 
+METRICS = 50
+"""How many numbers of a client's own test a record takes at most."""
+
+_METRIC_NAME = re.compile(r"[A-Za-z]\w{0,63}")
 _SHARED_NAME = re.compile(r"gradcam_class_\d{1,6}(_\d{1,6}_received)?\.(jpg|npy)")
 
 
@@ -86,7 +91,9 @@ def read_reply(reply: Message, client: int, like: State) -> Update:
 
 
 def _score(metrics: Mapping[str, Any], part: str) -> dict[str, float | None]:
-    return {name: finite(metrics.get(f"{part}_{name}")) for name in ("accuracy", "loss")}
+    own = (key.removeprefix(f"{part}_") for key in metrics if key.startswith(f"{part}_"))
+    names = ["accuracy", "loss", *sorted(set(filter(_METRIC_NAME.fullmatch, own)))]
+    return {name: finite(metrics.get(f"{part}_{name}")) for name in names[:METRICS]}
 
 
 def finite(value: Any) -> float | None:

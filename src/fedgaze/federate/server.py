@@ -8,11 +8,10 @@ from typing import Any, Protocol
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from torch import nn
 
 from fedgaze.data import mark_mask, stamp
 from fedgaze.errors import FedgazeError
-from fedgaze.federate.exchange import State, fingerprint, pack, unpack
+from fedgaze.federate.exchange import fingerprint, pack, unpack
 from fedgaze.federate.look import Probe, look, make_probe, nested, profile, write_look
 from fedgaze.federate.observed import observed
 from fedgaze.federate.ordered import OrderedGrid, client_numbers
@@ -21,7 +20,7 @@ from fedgaze.federate.setup import Setup, reason
 from fedgaze.federate.strategies import resolve_strategy, restore_memory, strategy_memory
 from fedgaze.measure import causal_drop, mass_on
 from fedgaze.store import Run, load_tensors, save_tensors
-from fedgaze.train import evaluate
+from fedgaze.train import State
 from fedgaze.xai import Explanation
 
 __all__ = ["Observer", "Server"]
@@ -57,8 +56,8 @@ class Server:
         self.run = run
         self.observer = observer
         self.trackers: list[Callable[[dict[str, Any]], None]] = []
-        self.model: nn.Module = setup.new_model()
-        self.like: State = {k: v.cpu().clone() for k, v in self.model.state_dict().items()}
+        self.learner = setup.new_learner()
+        self.like = self.learner.get_parameters()
         self.numbers: dict[int, int] = {}
         self._received_look: tuple[int, Explanation] | None = None
         self.received: State = self.like
@@ -182,12 +181,12 @@ class Server:
             return {"failed": reason(error)}
 
     def _try_look(self, state: State, name: str) -> dict[str, Any]:
-        spec, number = self.setup.task.xai, self.record["round"]
-        self.model.load_state_dict(state)
-        seen = look(self.model, self._probe, spec, self._received_maps(number))
+        number = self.record["round"]
+        self.learner.set_parameters(state)
+        seen = look(self.learner, self._probe, self._received_maps(number))
         looks = {"trained": seen}
         if self.setup.task.dataset.plant:
-            marked = look(self.model, self._probe.with_images(stamp), spec)
+            marked = look(self.learner, self._probe.with_images(stamp))
             looks["marked"] = marked
             seen.measures["mark_drop"] = causal_drop(
                 marked.explanation.logits, seen.explanation.logits, self._probe.labels
@@ -208,16 +207,18 @@ class Server:
     def _received_maps(self, number: int) -> Explanation:
         """The maps of the weights that went out; made once a round."""
         if self._received_look is None or self._received_look[0] != number:
-            model = self.setup.new_model()
-            model.load_state_dict(self.received)
-            seen = look(model, self._probe, self.setup.task.xai)
+            learner = self.setup.new_learner()
+            learner.set_parameters(self.received)
+            seen = look(learner, self._probe)
             self._received_look = number, seen.explanation
         return self._received_look[1]
 
     def _judge(self, state: State) -> dict[str, Any]:
-        self.model.load_state_dict(state)
-        score = evaluate(self.model, self.setup.dataset.test)
-        return {"accuracy": score.accuracy, "loss": finite(score.loss)}
+        self.learner.set_parameters(state)
+        score = self.learner.evaluate(self.setup.dataset.test)
+        return {"accuracy": finite(score.accuracy), "loss": finite(score.loss)} | {
+            name: finite(value) for name, value in score.metrics.items()
+        }
 
     def _close_round(self, state: State, memory: State) -> None:
         self.record["global"] = self._judge(state)

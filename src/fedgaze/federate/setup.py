@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedgaze.config import Task, XaiSpec, parse_task
+from fedgaze.config import Task, parse_task
 from fedgaze.data import Dataset, Images, load_dataset, partition, probe_indices, read_folder
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.strategies import resolve_strategy
 from fedgaze.federate.track import wanted_trackers
 from fedgaze.models import build_model, choose_device, task_object
 from fedgaze.store import check_tracker
-from fedgaze.train import evaluate
-from fedgaze.xai import Explanation, explain, find_method, resolve_layers
+from fedgaze.train import LEARNERS, LearnerProtocol, TorchLearner, find_hooks
+from fedgaze.xai import find_method, resolve_layers
 
-__all__ = ["Setup", "explained", "prepare", "reason", "seeded", "setup_of", "threads"]
+__all__ = ["Setup", "prepare", "reason", "seeded", "setup_of", "threads"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Setup:
     dataset: Dataset
     device: torch.device
 
-    def new_model(self) -> nn.Module:
-        """A model with the task's first weights: the same for everybody."""
+    def new_learner(self) -> LearnerProtocol:
+        """A learner with the task's first weights: the same for everybody."""
         task = self.task
         with seeded(task.random_seed):
             model = build_model(
@@ -50,7 +50,7 @@ class Setup:
                 task_dir=task.directory,
                 num_classes=len(self.dataset.classes),
             )
-        return model.to(self.device)
+        return LEARNERS[task.model_type](task, model.to(self.device), find_hooks(task))
 
     @cached_property
     def parts(self) -> list[Tensor]:
@@ -100,9 +100,10 @@ def prepare(task: Task) -> Setup:
         raise FedgazeError(
             "engine=simulation needs Ray: pip install 'fedgaze[simulation]', or use engine=local"
         )
-    if task.model_type != "Pytorch":
+    if task.model_type not in LEARNERS:
         raise FedgazeError(
-            f"model_type={task.model_type} is not in this version of fedgaze: allowed is Pytorch"
+            f"model_type={task.model_type} has no learner in this version of fedgaze: allowed is "
+            f"{', '.join(LEARNERS)}"
         )
     if task.gate.policy != "report":
         raise FedgazeError(
@@ -114,34 +115,28 @@ def prepare(task: Task) -> Setup:
     method = find_method(task.xai.method)
     method.check_options(task.xai.options)
     setup = Setup(task, _load(task), choose_device(task.device))
-    model = setup.new_model()
-    if task.xai.enabled and method.layers:
+    learner = setup.new_learner()
+    if task.xai.enabled and method.layers and isinstance(learner, TorchLearner):
         try:
-            resolve_layers(model, task.xai.layer)
+            resolve_layers(learner.model, task.xai.layer)
         except FedgazeError as error:
             raise FedgazeError(f"xai.layer={task.xai.layer}: {error}") from None
     if len(setup.dataset.test.labels) < 2:
         raise FedgazeError(f"dataset.name={task.dataset.name} has no held-out images to judge by")
     _ = setup.parts, setup.server_probe
-    _try(setup, model)
+    _try(setup, learner)
     return setup
 
 
-def explained(model: nn.Module, images: Tensor, labels: Tensor, spec: XaiSpec) -> Explanation:
-    """Explain images for their labels; only what speaks for them, as measures of mass need it."""
-    layers = spec.layer if find_method(spec.method).layers else None
-    return explain(model, images, spec.method, labels, layers, relu=True, **spec.options)
-
-
-def _try(setup: Setup, model: nn.Module) -> None:
+def _try(setup: Setup, learner: LearnerProtocol) -> None:
     """Run the model and one explanation once, so that a mismatch is told before the run."""
     task = setup.task
     few = setup.dataset.test.select(torch.arange(2), setup.dataset.test.labels[:2])
     try:
-        evaluate(model, few)
+        learner.evaluate(few)
         if task.xai.enabled:
             images = few[torch.arange(2)].to(setup.device)
-            explained(model, images, few.labels.to(setup.device), task.xai)
+            learner.explain(images, few.labels.to(setup.device))
     except FedgazeError:
         raise
     except Exception as error:

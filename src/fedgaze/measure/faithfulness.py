@@ -5,10 +5,11 @@ images and one class of each. Heatmaps are ``(N, *size)``; that of an image whic
 everywhere puts its pixels in no order: NaN. Costs are forward passes an image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedgaze.measure.perturbation import (
     Baseline,
@@ -270,12 +271,12 @@ def causal_drop(with_region: Tensor, without_region: Tensor, targets: Tensor) ->
 
 
 def region_drop(
-    model: nn.Module, images: Tensor, mask: Tensor, targets: Tensor, logits: Tensor
+    model: Callable[[Tensor], Any], images: Tensor, mask: Tensor, targets: Tensor, logits: Tensor
 ) -> Tensor:
     """The :func:`causal_drop` of a region that is filled as :func:`fill` does. One forward pass.
 
     Args:
-        model: In eval mode.
+        model: In eval mode, or a function with its output.
         images: ``(N, C, H, W)``.
         mask: The region, bool ``(N, H, W)``.
         targets: ``(N,)``.

@@ -12,7 +12,7 @@ from fedgaze.models.described import describe_layers
 from fedgaze.models.device import choose_device
 from fedgaze.models.preprocess import IMAGENET, Preprocess, read_preprocess, weights_preprocess
 from fedgaze.models.resolve import OWN_MODELS
-from fedgaze.models.taskcode import task_module, task_object
+from fedgaze.models.taskcode import last_own_line, task_module, task_object
 
 if TYPE_CHECKING:
     from fedgaze.models.digits import DigitsNet
@@ -28,6 +28,7 @@ __all__ = [
     "describe_layers",
     "find_class",
     "imagenet_classes",
+    "last_own_line",
     "layers_by_depth",
     "load_checkpoint",
     "load_weights",

@@ -1,5 +1,25 @@
 """Local training: what a client does with its own images."""
 
-from fedgaze.train.loop import Score, evaluate, train
+from collections.abc import Callable
 
-__all__ = ["Score", "evaluate", "train"]
+from fedgaze.train.drift import Drift, held_back
+from fedgaze.train.learner import LearnerProtocol, State
+from fedgaze.train.loop import Score, evaluate, train
+from fedgaze.train.pytorch import Hooks, TorchLearner, find_hooks
+
+__all__ = [
+    "LEARNERS",
+    "Drift",
+    "Hooks",
+    "LearnerProtocol",
+    "Score",
+    "State",
+    "TorchLearner",
+    "evaluate",
+    "find_hooks",
+    "held_back",
+    "train",
+]
+
+LEARNERS: dict[str, Callable[..., LearnerProtocol]] = {"Pytorch": TorchLearner}
+"""The learner of each ``model_type``; another library is one more line."""

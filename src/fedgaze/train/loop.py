@@ -1,16 +1,19 @@
 """The local training loop and the evaluation that goes with it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedgaze.data import Images
+from fedgaze.train.drift import Drift, held_back
 from fedgaze.xai import logits_of
 
 __all__ = ["Score", "evaluate", "train"]
+
+NO_DRIFT = Drift()
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,12 @@ class Score:
     Attributes:
         accuracy: In [0, 1].
         loss: Mean cross-entropy in nats.
+        metrics: What else a task's own test measures, by name.
     """
 
     accuracy: float
     loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -33,7 +38,7 @@ def train(
     epochs: int,
     batch_size: int,
     learning_rate: float,
-    proximal_mu: float = 0.0,
+    drift: Drift = NO_DRIFT,
 ) -> Score:
     """Train a model in place with Adam and cross-entropy.
 
@@ -46,30 +51,28 @@ def train(
         epochs: How often each image is seen.
         batch_size: Images a step.
         learning_rate: Adam's.
-        proximal_mu: FedProx's ``mu`` (Li et al. 2020, arXiv:1812.06127, Eq. 2): adds
-            ``mu / 2 · ||w - w_received||²`` to the loss.
+        drift: Terms of FedProx and SCAFFOLD; none by default. They are no part of the loss that
+            is returned.
 
     Returns:
         Accuracy and loss over the last epoch, as seen while training.
     """
     device = next(model.parameters()).device
-    received = [w.detach().clone() for w in model.parameters()] if proximal_mu else []
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
     model.train()
     hits = losses = torch.zeros((), device=device)
-    for _ in range(epochs):
-        hits, losses = torch.zeros_like(hits), torch.zeros_like(losses)
-        for indices in _batches(torch.randperm(len(images.labels)), batch_size):
-            labels = images.labels[indices].to(device)
-            logits = logits_of(model(images[indices].to(device)))
-            loss = F.cross_entropy(logits, labels)
-            hits += (logits.detach().argmax(1) == labels).sum()
-            losses += loss.detach() * len(labels)
-            for weight, before in zip(model.parameters(), received, strict=False):
-                loss = loss + proximal_mu / 2 * (weight - before).square().sum()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+    with held_back(model, drift):
+        for _ in range(epochs):
+            hits, losses = torch.zeros_like(hits), torch.zeros_like(losses)
+            for indices in _batches(torch.randperm(len(images.labels)), batch_size):
+                labels = images.labels[indices].to(device)
+                logits = logits_of(model(images[indices].to(device)))
+                loss = F.cross_entropy(logits, labels)
+                hits += (logits.detach().argmax(1) == labels).sum()
+                losses += loss.detach() * len(labels)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
     count = len(images.labels)
     return Score(hits.item() / count, losses.item() / count)
 

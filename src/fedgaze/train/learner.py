@@ -1,0 +1,50 @@
+"""What a federation asks of a model, whatever library it is written in."""
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fedgaze.data import Images
+from fedgaze.train.drift import Drift
+from fedgaze.train.loop import Score
+from fedgaze.xai import Explanation
+
+__all__ = ["LearnerProtocol", "State"]
+
+State = dict[str, Tensor]
+"""What travels between server and clients, by name: floats and whole numbers, on the CPU."""
+
+
+class LearnerProtocol(Protocol):
+    """A model that learns, is judged and explains itself.
+
+    All that the rooms above know of a model goes through these six. Another library, or adapters
+    on a frozen model, is another class with them: what :meth:`get_parameters` leaves out stays at
+    home and is never sent.
+    """
+
+    def get_parameters(self) -> State:
+        """The parameters that are federated: a copy, on the CPU."""
+
+    def set_parameters(self, state: State) -> None:
+        """Take over parameters of the names, shapes and types of :meth:`get_parameters`."""
+
+    def train(self, images: Images, drift: Drift) -> Score:
+        """Learn from images for a round's local epochs.
+
+        Args:
+            images: At least one.
+            drift: What is added to the gradient of each step.
+
+        Returns:
+            How well it did while it learned.
+        """
+
+    def evaluate(self, images: Images) -> Score:
+        """Judge it on images, at least one; nothing is learned."""
+
+    def explain(self, images: Tensor, labels: Tensor) -> Explanation:
+        """Show where it looks for the labels ``(N,)`` of images ``(N, C, H, W)`` in [0, 1]."""
+
+    def predict(self, images: Tensor) -> Any:
+        """Its output for images ``(N, C, H, W)``; :func:`fedgaze.xai.logits_of` reads it."""
