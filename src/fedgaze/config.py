@@ -211,11 +211,21 @@ class Task(_Section):
     device: str = "auto"
     round_timeout: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds that a round waits for its clients."""
+    join_timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that a run waits for clients to be there: for all at its start, and before each
+    round for ``min_clients``."""
+    min_clients: Positive | None = None
+    """With how many clients a round may begin; by default ``gate.floor``, or all if fewer."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     trackers: list[Literal["mlflow", "tensorboard", "wandb"]] = Field(default_factory=list)
     wandb: WandbSpec = Field(default_factory=WandbSpec)
 
     _directory: Path | None = PrivateAttr(default=None)
+
+    @property
+    def least_clients(self) -> int:
+        """With how many clients a round may begin."""
+        return self.min_clients or min(self.gate.floor, self.num_clients)
 
     @property
     def directory(self) -> Path | None:
@@ -252,6 +262,10 @@ class Task(_Section):
             raise ValueError(
                 f"clients_per_round={self.clients_per_round} is more than "
                 f"num_clients={self.num_clients}"
+            )
+        if self.min_clients is not None and self.min_clients > self.num_clients:
+            raise ValueError(
+                f"min_clients={self.min_clients} is more than num_clients={self.num_clients}"
             )
         plant = self.dataset.plant
         if plant and max(plant.clients) >= self.num_clients:

@@ -55,5 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(_fedgaze)
+for _name in ("server", "client"):
+    app.add_typer(getattr(import_module(f"fedgaze.cli.{_name}"), _name))
 for _name in _COMMANDS:
     app.command(_name)(getattr(import_module(f"fedgaze.cli.{_name}"), _name))

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["observed"]
 
+MINIMUMS = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
+
 
 def observed(kind: type[FedAvg], server: "Server", done: int) -> type[FedAvg]:
     """Make a strategy class that shows the server what goes out and what comes back.
@@ -27,16 +29,39 @@ def observed(kind: type[FedAvg], server: "Server", done: int) -> type[FedAvg]:
     """
 
     class Observed(kind):  # type: ignore[valid-type, misc]
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            self._asked = {name: getattr(self, name) for name in MINIMUMS}
+
+        def _show(self, grid: Grid) -> Grid:
+            """The clients that are there. Flower would wait for ever for those that are not."""
+            shown = server.shown(grid)
+            there = len(list(shown.get_node_ids()))
+            for name, asked in self._asked.items():
+                setattr(self, name, min(asked, there))
+            return shown
+
         def configure_train(
             self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
         ) -> Iterable[Message]:
             number = server_round + done
+            shown = self._show(grid)
             # Flower samples clients with Python's global generator.
             before = random.getstate()
             random.seed(f"{server.setup.task.random_seed} {number}")
-            messages = list(super().configure_train(number, arrays, config, grid))
+            messages = list(super().configure_train(number, arrays, config, shown))
             random.setstate(before)
             server.open_round(number, arrays, messages)
+            return messages
+
+        def configure_evaluate(
+            self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+        ) -> Iterable[Message]:
+            if self.fraction_evaluate == 0:
+                return []
+            shown = self._show(grid)
+            messages: Iterable[Message]
+            messages = super().configure_evaluate(server_round + done, arrays, config, shown)
             return messages
 
         def aggregate_train(

@@ -1,8 +1,11 @@
 """A run from its first check to its report, on either engine."""
 
+import errno
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,14 @@ from fedgaze.config import Task, parse_task
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.client import client_app
 from fedgaze.federate.grid import LocalGrid
+from fedgaze.federate.ordered import AskedRoster
 from fedgaze.federate.server import Observer, Server
 from fedgaze.federate.setup import prepare
 from fedgaze.federate.track import Tracking
 from fedgaze.report import write_federated_report
 from fedgaze.store import Run, unfinished_runs
 
-__all__ = ["find_unfinished", "resume", "start"]
+__all__ = ["carry_out", "find_unfinished", "resume", "start"]
 
 
 def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> Run:
@@ -48,7 +52,7 @@ def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> 
     run = Run.create(
         path, task.public(), setup.dataset.classes, directory=task.directory, demo=demo
     )
-    return _carry_out(Server(setup, run, observer))
+    return _on_engine(Server(setup, run, observer))
 
 
 def resume(path: Path, task: Task | None, observer: Observer) -> Run:
@@ -81,7 +85,7 @@ def resume(path: Path, task: Task | None, observer: Observer) -> Run:
         run.close()
         raise
     run.summary |= {"task": new, "status": "running"}
-    return _carry_out(server)
+    return _on_engine(server)
 
 
 def find_unfinished(base: Path, name: str | None = None) -> Path:
@@ -102,15 +106,36 @@ def find_unfinished(base: Path, name: str | None = None) -> Path:
     raise FedgazeError(f"there is no unfinished run{what} in {base}: nothing to resume")
 
 
-def _carry_out(server: Server) -> Run:
-    _quiet()
+def _on_engine(server: Server) -> Run:
     engines: dict[str, Callable[[Server], None]] = {"local": _local, "simulation": _simulation}
+    return carry_out(server, partial(engines[server.setup.task.engine], server))
+
+
+def carry_out(server: Server, engine: Callable[[], None]) -> Run:
+    """Let an engine run a server's rounds, and close the record with its report.
+
+    Args:
+        server: The server.
+        engine: Calls the server's ``main`` with its grid.
+
+    Returns:
+        The complete run.
+
+    Raises:
+        FedgazeError: It went wrong; the record says why, and can be resumed.
+    """
+    _quiet()
     tracking = None
     try:
         tracking = Tracking(server.setup.task, server.run.path)
         server.trackers.append(tracking.log)
-        engines[server.setup.task.engine](server)
+        engine()
         write_federated_report(server.run.path)
+    except (FedgazeError, OSError) as error:
+        sentence = _no_room(error) or str(error)
+        with suppress(OSError):  # what is whole stays whole, and says that it is not complete
+            server.run.fail(sentence)
+        raise FedgazeError(sentence) from error
     finally:
         server.run.close()
         if tracking:
@@ -121,7 +146,8 @@ def _carry_out(server: Server) -> Run:
 def _local(server: Server) -> None:
     task, home = server.setup.task, server.run.path.resolve()
     app = client_app(task, home)
-    server.main(LocalGrid(app, task.num_clients, server.observer.client_started))
+    grid = LocalGrid(app, task.num_clients, server.observer.client_started)
+    server.main(grid, AskedRoster(task.num_clients, task.round_timeout))
 
 
 def _simulation(server: Server) -> None:
@@ -134,7 +160,7 @@ def _simulation(server: Server) -> None:
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signature
-        server.main(grid)
+        server.main(grid, AskedRoster(task.num_clients, task.round_timeout))
 
     resources: dict[str, Any] = {"num_cpus": task.resources.cpu, "num_gpus": 0}
     if server.setup.device.type == "cuda":
@@ -148,6 +174,13 @@ def _simulation(server: Server) -> None:
             "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
         },
     )
+
+
+def _no_room(error: Exception) -> str | None:
+    """What to say of a disk that is full; None of any other error."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: whole rounds are kept; make room, and resume the run"
+    return None
 
 
 def _quiet() -> None:

@@ -14,7 +14,7 @@ from fedgaze.errors import FedgazeError
 from fedgaze.federate.exchange import fingerprint, pack, unpack
 from fedgaze.federate.look import Probe, look, make_probe, nested, profile, write_look
 from fedgaze.federate.observed import observed
-from fedgaze.federate.ordered import OrderedGrid, client_numbers
+from fedgaze.federate.ordered import OrderedGrid, Roster, Wait, gather
 from fedgaze.federate.replies import Update, finite, keep_shared, read_reply
 from fedgaze.federate.setup import Setup, reason
 from fedgaze.federate.strategies import resolve_strategy, restore_memory, strategy_memory
@@ -59,14 +59,21 @@ class Server:
         self.learner = setup.new_learner()
         self.like = self.learner.get_parameters()
         self.numbers: dict[int, int] = {}
+        self.there: set[int] = set()
         self._received_look: tuple[int, Explanation] | None = None
         self.received: State = self.like
         self.record: dict[str, Any] = {}
         self.sent: list[Message] = []
         self.began = 0.0
 
-    def main(self, grid: Grid) -> None:
-        """Carry out the rounds that are left."""
+    def main(self, grid: Grid, roster: Roster) -> None:
+        """Carry out the rounds that are left.
+
+        Args:
+            grid: Where the clients are.
+            roster: Says which node is which client.
+        """
+        self._roster = roster
         task, done = self.setup.task, self.run.rounds_done
         self.observer.run_started(task.num_rounds, done)
         kind, arguments = resolve_strategy(task)
@@ -78,7 +85,7 @@ class Server:
         else:
             save_tensors(self.run.checkpoint(0), self.received)
             self.run.summary["initial"] = self._judge(self.received)
-        self.numbers = client_numbers(grid, task.num_clients, task.round_timeout)
+        self._gather(grid, task.num_clients)
 
         def close(number: int, arrays: ArrayRecord) -> MetricRecord | None:
             if number > 0:  # Flower also asks about the weights that it starts with
@@ -86,7 +93,7 @@ class Server:
             return None
 
         strategy.start(
-            OrderedGrid(grid, self.numbers),
+            grid,
             pack(self.received),
             num_rounds=task.num_rounds - done,
             timeout=task.round_timeout,
@@ -94,13 +101,30 @@ class Server:
         )
         self.run.finish()
 
+    def shown(self, grid: Grid) -> OrderedGrid:
+        """The clients that are there for a round, in their order; waits for the least number."""
+        return OrderedGrid(grid, self._gather(grid, self.setup.task.least_clients))
+
+    def _gather(self, grid: Grid, wanted: int) -> dict[int, int]:
+        task = self.setup.task
+        wait = Wait(task.num_clients, wanted, task.least_clients, task.join_timeout)
+        there = gather(grid, self._roster, wait)
+        self.numbers |= there
+        self.there = set(there.values())
+        return there
+
     def open_round(self, number: int, arrays: ArrayRecord, messages: list[Message]) -> None:
         """Take down what goes out."""
         self.began = time.monotonic()
         self.received = unpack(arrays, self.like)
         self.sent = messages
         clients = sorted(self.numbers[message.metadata.dst_node_id] for message in messages)
-        self.record = {"round": number, "global": {}, "clients": [], "failures": []}
+        absent = [
+            {"client": client, "reason": "was not connected when the round began"}
+            for client in range(self.setup.task.num_clients)
+            if client not in self.there
+        ]
+        self.record = {"round": number, "global": {}, "clients": [], "failures": absent}
         self.observer.round_started(number, clients)
 
     def read_updates(self, replies: list[Message]) -> list[Message]:

@@ -38,13 +38,20 @@ class Run:
         summary: What ``summary.json`` holds.
     """
 
-    def __init__(self, path: Path, description: dict[str, Any], summary: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        description: dict[str, Any],
+        summary: dict[str, Any],
+        *,
+        patience: float = 0.0,
+    ) -> None:
         self.path = path
         self.description = description
         self.summary = summary
         directory = description["directory"]
         self.directory = Path(directory) if directory else None
-        self._lock = _lock(path)
+        self._lock = _lock(path, patience)
 
     @classmethod
     def create(
@@ -81,8 +88,12 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, patience: float = 0.0) -> Self:
         """Open an existing record to go on with it.
+
+        Args:
+            path: The record.
+            patience: Seconds to wait for a process that still holds it.
 
         Raises:
             FedgazeError: There is no record, it cannot be read, or another process holds it.
@@ -94,7 +105,7 @@ class Run:
             raise FedgazeError(f"{path} holds no record of a run") from None
         except ValueError as error:
             raise FedgazeError(f"the record in {path} cannot be read: {error}") from None
-        return cls(path, description, summary)
+        return cls(path, description, summary, patience=patience)
 
     @property
     def rounds_done(self) -> int:
@@ -128,9 +139,26 @@ class Run:
         """Where the strategy's memory after a round lies, if it has one."""
         return self.path / "checkpoints" / f"strategy_{number}.safetensors"
 
+    def fail(self, reason: str) -> None:
+        """Mark the run as given up, and say why; it can be resumed."""
+        self.summary |= {"status": "failed", "failure": reason}
+        self.write_summary()
+
+    def reopen(self) -> None:
+        """Mark a run that failed or was stopped as running again."""
+        self.summary["status"] = "running"
+        self.summary.pop("failure", None)
+        self.write_summary()
+
+    def stop(self) -> None:
+        """Mark the run as stopped by somebody; it can be resumed."""
+        self.summary["status"] = "stopped"
+        self.write_summary()
+
     def finish(self) -> None:
         """Mark the run as complete."""
         self.summary["status"] = "complete"
+        self.summary.pop("failure", None)
         self.write_summary()
 
     def write_summary(self) -> None:
@@ -156,10 +184,10 @@ def unfinished_runs(base: Path) -> list[Path]:
     return [path.parent for path in found]
 
 
-def _lock(path: Path) -> FileLock:
-    lock = FileLock(path / ".lock", blocking=False)
+def _lock(path: Path, patience: float = 0.0) -> FileLock:
+    lock = FileLock(path / ".lock")
     try:
-        lock.acquire()
+        lock.acquire(timeout=patience)
     except Timeout:
         raise FedgazeError(f"{path} is being carried out by another process") from None
     return lock

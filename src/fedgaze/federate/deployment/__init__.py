@@ -1,0 +1,55 @@
+"""A federation between machines: Flower's SuperLink and SuperNodes, started and guarded."""
+
+from fedgaze.federate.deployment.homes import ClientHome, ServerHome
+from fedgaze.federate.deployment.host import control_of, make_certificates, make_invite
+from fedgaze.federate.deployment.jobs import Job, Jobs
+from fedgaze.federate.deployment.keys import private_file
+from fedgaze.federate.deployment.processes import owner_of
+from fedgaze.federate.deployment.registry import Registry
+from fedgaze.federate.deployment.service import (
+    Listening,
+    client_homes,
+    client_state,
+    find_client,
+    follow,
+    join_server,
+    remove_client,
+    resubmit,
+    settings_for,
+    start_client,
+    start_server,
+    stop_client,
+    stop_run,
+    stop_server,
+    submit,
+    trust_code,
+)
+
+__all__ = [
+    "ClientHome",
+    "Job",
+    "Jobs",
+    "Listening",
+    "Registry",
+    "ServerHome",
+    "client_homes",
+    "client_state",
+    "control_of",
+    "find_client",
+    "follow",
+    "join_server",
+    "make_certificates",
+    "make_invite",
+    "owner_of",
+    "private_file",
+    "remove_client",
+    "resubmit",
+    "settings_for",
+    "start_client",
+    "start_server",
+    "stop_client",
+    "stop_run",
+    "stop_server",
+    "submit",
+    "trust_code",
+]
