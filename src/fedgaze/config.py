@@ -26,7 +26,16 @@ from pydantic import (
 
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["DatasetSpec", "ModelSpec", "PlantSpec", "StrategySpec", "Task", "XaiSpec", "load_task"]
+__all__ = [
+    "DatasetSpec",
+    "ModelSpec",
+    "PlantSpec",
+    "Share",
+    "StrategySpec",
+    "Task",
+    "XaiSpec",
+    "load_task",
+]
 
 Share = Literal["none", "profile", "maps", "overlays"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -127,6 +136,11 @@ class XaiSpec(_Section):
     """What may leave a client: nothing, scalars, raw maps, or pictures (each with those before)."""
     probe: Path | None = None
     """A folder of images a class for the server's probe set; by default from the test images."""
+
+    def capped(self, share: Share) -> Self:
+        """The same, with at most so much leaving a client."""
+        levels = get_args(Share)
+        return self.model_copy(update={"share": min(self.share, share, key=levels.index)})
 
     @model_validator(mode="before")
     @classmethod

@@ -1,14 +1,14 @@
 """`fedgaze client`: take part in a federation with this machine's data."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from fedgaze.errors import FedgazeError
+from fedgaze.errors import FedgazeError, nearest
 
 __all__ = ["client"]
 
@@ -58,12 +58,19 @@ def join(
             show_default=False,
         ),
     ] = None,
+    share: Annotated[
+        str | None,
+        typer.Option(
+            help="What may leave this client at most, whatever a task says: `none`, `profile` "
+            "(numbers), `maps` or `overlays` (pictures).",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[
         str, typer.Option(help="What to be called, where the invite does not say.")
     ] = "",
     home: Folder = CLIENTS,
     port: Port = None,
-    client_port: ClientPort = None,
     foreground: Foreground = False,
 ) -> None:
     """Join a server and take part in its runs, until stopped.
@@ -71,14 +78,20 @@ def join(
     The invite is redeemed once for a key that is made here. Joining again with the same invite
     starts the same client.
     """
-    from fedgaze.federate.deployment import ClientHome, join_server, start_client
+    from fedgaze.config import Share
+    from fedgaze.federate.deployment import Own, join_server, start_client
 
+    levels = get_args(Share)
+    if share is not None and share not in levels:
+        raise FedgazeError(
+            f"--share {share}: allowed are {', '.join(levels)}{nearest(share, levels)}"
+        )
     if data is not None and not data.exists():
         raise FedgazeError(f"--data {data}: there is nothing of that name")
-    place = join_server(home, invite, name, data)
+    place = join_server(home, invite, name, Own(data, cast("Share | None", share)))
     settings = place.settings()
     typer.echo(f"{settings.name} is client {settings.number} of {settings.server}")
-    noted = start_client(ClientHome(place.path), port, client_port, foreground=foreground)
+    noted = start_client(place, port, None, foreground=foreground)
     typer.echo(f"folder    {place.path}")
     typer.echo(f"manager   http://127.0.0.1:{noted['port']}/online")
 

@@ -209,9 +209,7 @@ def logs(
     from fedgaze.federate.deployment import Jobs, ServerHome
 
     jobs = Jobs(ServerHome(home))
-    if run is None and not jobs.all():
-        raise FedgazeError("this server was asked for no run yet")
-    job = jobs.find(run) if run else jobs.all()[-1]
+    job = jobs.find(run) if run else jobs.last()
     seen = 0
     while True:
         over = job.status != "running"

@@ -2,7 +2,7 @@
 
 from fedgaze.data.boxes import Box, read_boxes
 from fedgaze.data.dataset import Dataset, Images, StackedImages
-from fedgaze.data.images import find_images, match_files, read_image
+from fedgaze.data.images import find_images, fit_picture, match_files, read_image
 from fedgaze.data.mark import PlantedImages, mark_mask, stamp
 from fedgaze.data.scenes import Grids, Scenes, make_grids, make_scenes
 from fedgaze.data.sources import data_sets, load_dataset, load_digits, load_folder, read_folder
@@ -18,6 +18,7 @@ __all__ = [
     "StackedImages",
     "data_sets",
     "find_images",
+    "fit_picture",
     "hold_back",
     "load_dataset",
     "load_digits",

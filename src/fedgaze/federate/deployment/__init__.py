@@ -1,9 +1,11 @@
 """A federation between machines: Flower's SuperLink and SuperNodes, started and guarded."""
 
+from fedgaze.federate.deployment.asks import ask_client
 from fedgaze.federate.deployment.homes import ClientHome, ServerHome
 from fedgaze.federate.deployment.host import control_of, make_certificates, make_invite
 from fedgaze.federate.deployment.jobs import Job, Jobs
 from fedgaze.federate.deployment.keys import private_file
+from fedgaze.federate.deployment.manager import Own
 from fedgaze.federate.deployment.processes import owner_of
 from fedgaze.federate.deployment.registry import Registry
 from fedgaze.federate.deployment.service import (
@@ -30,8 +32,10 @@ __all__ = [
     "Job",
     "Jobs",
     "Listening",
+    "Own",
     "Registry",
     "ServerHome",
+    "ask_client",
     "client_homes",
     "client_state",
     "control_of",

@@ -12,19 +12,18 @@ from flwr.serverapp import Grid, ServerApp
 from fedgaze.config import parse_task
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.client import client_app
-from fedgaze.federate.deployment.bundle import RECORD, client_task
-from fedgaze.federate.deployment.homes import ServerHome
-from fedgaze.federate.deployment.roster import RegisteredRoster
-from fedgaze.federate.ordered import AskedRoster, Roster
+from fedgaze.federate.deployment.asks import put_question
+from fedgaze.federate.deployment.bundle import ASK, RECORD, client_task
+from fedgaze.federate.deployment.roster import find_roster
 from fedgaze.federate.run import carry_out
 from fedgaze.federate.server import Server
 from fedgaze.federate.setup import prepare
 from fedgaze.store import Run
 
-__all__ = ["CLIENT_DATA", "CLIENT_HOME", "SERVER_HOME", "bundled_client_app", "bundled_server_app"]
+__all__ = ["CLIENT_DATA", "CLIENT_HOME", "bundled_client_app", "bundled_server_app"]
 
-SERVER_HOME, CLIENT_HOME, CLIENT_DATA = "FEDGAZE_SERVER", "FEDGAZE_CLIENT", "FEDGAZE_CLIENT_DATA"
-"""Environment variables: the server's folder, a client's, and where its images lie."""
+CLIENT_HOME, CLIENT_DATA = "FEDGAZE_CLIENT", "FEDGAZE_CLIENT_DATA"
+"""Environment variables: a client's folder, and where its images lie."""
 LOCK_PATIENCE = 60.0
 """Seconds that a record may still be held by the attempt before."""
 LOG = logging.getLogger("fedgaze.run")
@@ -36,7 +35,11 @@ def bundled_server_app() -> ServerApp:
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
-        conduct(grid, Path(str(context.run_config[RECORD])))
+        record, asked = (str(context.run_config[key]) for key in (RECORD, ASK))
+        if asked:
+            put_question(grid, Path(record), Path(asked))
+        else:
+            conduct(grid, Path(record))
 
     return app
 
@@ -72,12 +75,8 @@ def conduct(grid: Grid, record: Path) -> None:
         run.fail(str(error))
         run.close()
         raise
-    home = os.environ.get(SERVER_HOME)
-    roster: Roster = AskedRoster(task.num_clients, task.round_timeout)
-    if home and ServerHome(Path(home)).settings().secure:
-        roster = RegisteredRoster(ServerHome(Path(home)).registry)
     try:
-        carry_out(server, lambda: server.main(grid, roster))
+        carry_out(server, lambda: server.main(grid, find_roster(task)))
     except FedgazeError as error:
         LOG.info("the run failed: %s", error)
         raise

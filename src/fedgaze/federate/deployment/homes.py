@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fedgaze.config import Share
 from fedgaze.errors import FedgazeError
 from fedgaze.store import write_json
 
@@ -43,6 +44,7 @@ class ClientSettings:
         secure: Whether over TLS, with its key.
         publisher: Whose tasks it trusts: a public key.
         data: Its own images; empty where the task brings them.
+        share: What may leave it at most, whatever a task says.
         hashes: Bundles that it trusts whoever signed them.
     """
 
@@ -52,6 +54,7 @@ class ClientSettings:
     secure: bool
     publisher: str
     data: str
+    share: Share
     hashes: tuple[str, ...] = ()
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import FrameType
 
 from fedgaze.errors import FedgazeError
-from fedgaze.federate.deployment.apps import SERVER_HOME
 from fedgaze.federate.deployment.door import make_secret
 from fedgaze.federate.deployment.flower import ENVIRONMENT, Control
 from fedgaze.federate.deployment.homes import ServerHome, ServerSettings
@@ -21,6 +20,7 @@ from fedgaze.federate.deployment.keys import (
 )
 from fedgaze.federate.deployment.processes import Child, Children, note_owner, owner_of, part
 from fedgaze.federate.deployment.registry import Invite, Registry
+from fedgaze.federate.deployment.roster import SERVER_HOME
 
 __all__ = ["control_of", "main", "make_certificates", "make_invite", "prepare_home"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedgaze.config import Task
 from fedgaze.errors import FedgazeError, nearest
-from fedgaze.federate.deployment.bundle import RECORD, SIGNATURE, pack_task, signature_of
+from fedgaze.federate.deployment.bundle import ASK, RECORD, SIGNATURE, pack_task, signature_of
 from fedgaze.federate.deployment.flower import Control
 from fedgaze.federate.deployment.homes import ServerHome
 from fedgaze.store import Run, write_bytes, write_json
@@ -88,6 +88,16 @@ class Jobs:
             )
         return jobs[name]
 
+    def last(self) -> Job:
+        """The job that was submitted last.
+
+        Raises:
+            FedgazeError: There is none.
+        """
+        if not (jobs := self.all()):
+            raise FedgazeError("this server was asked for no run yet: name a run's folder")
+        return jobs[-1]
+
     def submit(self, run: Run, task: Task) -> Job:
         """Take down a new job: its record is there already.
 
@@ -121,6 +131,13 @@ class Jobs:
         )
         self._write(started)
         return started
+
+    def start_ask(self, job: Job, control: Control, folder: Path) -> int:
+        """Start a run that puts a question to a client; returns Flower's id of it."""
+        bundle = self._bundle(job).read_bytes()
+        config = {RECORD: job.record, ASK: str(folder)}
+        config[SIGNATURE] = signature_of(bundle, config, self._home.publisher)
+        return control.start(bundle, config)
 
     def tend(self, job: Job, control: Control, *, fresh: bool) -> Job:
         """See that a job goes on.

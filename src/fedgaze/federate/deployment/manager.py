@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import Depends, FastAPI
 
 from fedgaze import __version__
+from fedgaze.config import Share
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.deployment.door import make_secret, token_checker
 from fedgaze.federate.deployment.flower import ENVIRONMENT, node_headers
@@ -33,11 +34,29 @@ from fedgaze.federate.deployment.processes import (
 )
 from fedgaze.federate.deployment.registry import Invite
 
-__all__ = ["Manager", "join", "main", "serve", "server_client"]
+__all__ = ["Manager", "Own", "join", "main", "serve", "server_client"]
 
 PORT = 8003
 PAUSE = 1.0
 """Seconds between two looks at the server."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a client brings.
+
+    Attributes:
+        data: Where its images lie; None where the task brings them.
+        share: What may leave it at most, whatever a task says; None for what the task says.
+    """
+
+    data: Path | None = None
+    share: Share | None = None
+
+    @property
+    def place(self) -> str:
+        """Where its images lie, as it is noted."""
+        return "" if self.data is None else str(self.data.resolve())
 
 
 def server_client(server: str, authority: Path, *, secure: bool) -> httpx.Client:
@@ -48,14 +67,14 @@ def server_client(server: str, authority: Path, *, secure: bool) -> httpx.Client
     return httpx.Client(base_url=f"https://{server}", verify=trusted, timeout=30, trust_env=False)
 
 
-def join(home: ClientHome, invite: Invite, name: str, data: Path | None) -> ClientSettings:
+def join(home: ClientHome, invite: Invite, name: str, own: Own) -> ClientSettings:
     """Redeem an invite: the client's key is made here and never leaves this machine.
 
     Args:
         home: The client's folder, new or of an attempt whose answer got lost.
         invite: The invite.
         name: What the client is to be called where the invite does not say.
-        data: Where its images lie; None where the task brings them.
+        own: Its images, and what may be known of them.
 
     Raises:
         FedgazeError: The server cannot be reached, or refuses.
@@ -85,7 +104,8 @@ def join(home: ClientHome, invite: Invite, name: str, data: Path | None) -> Clie
         server=invite.server,
         secure=secure,
         publisher=invite.publisher,
-        data="" if data is None else str(data.resolve()),
+        data=own.place,
+        share=own.share or "overlays",
     )
     home.write(settings)
     return settings

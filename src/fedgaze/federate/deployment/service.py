@@ -19,6 +19,7 @@ from fedgaze.federate.deployment import host, manager
 from fedgaze.federate.deployment.homes import ClientHome, ClientSettings, ServerHome, ServerSettings
 from fedgaze.federate.deployment.host import control_of, prepare_home
 from fedgaze.federate.deployment.jobs import Job, Jobs
+from fedgaze.federate.deployment.manager import Own
 from fedgaze.federate.deployment.processes import detach, free_port, owner_of, part
 from fedgaze.federate.deployment.processes import stop as stop_process
 from fedgaze.federate.deployment.registry import Registry, read_invite
@@ -229,14 +230,14 @@ def remove_client(home: ServerHome, name: str) -> None:
         control.unregister(client.node)
 
 
-def join_server(folder: Path, word: str, name: str, data: Path | None) -> ClientHome:
+def join_server(folder: Path, word: str, name: str, own: Own | None = None) -> ClientHome:
     """Become a client of a server, or find the client that joined with the same invite.
 
     Args:
         folder: Where this machine's clients lie.
         word: The invite, or a file that holds it.
         name: What to be called where the invite does not say.
-        data: Where its images lie.
+        own: Its images, and what may be known of them; None for as it joined before.
 
     Raises:
         FedgazeError: The invite cannot be read or redeemed, or the name is taken here.
@@ -254,9 +255,11 @@ def join_server(folder: Path, word: str, name: str, data: Path | None) -> Client
     if not (home.path / "client.json").exists():
         home.prepare()
         joined.write_text(mark, encoding="utf-8")
-        manager.join(home, invite, called, data)
-    elif data is not None:
-        home.write(dataclasses.replace(home.settings(), data=str(data.resolve())))
+        manager.join(home, invite, called, own or Own())
+    elif own is not None:
+        known = home.settings()
+        share = known.share if own.share is None else own.share
+        home.write(dataclasses.replace(known, data=own.place or known.data, share=share))
     return home
 
 

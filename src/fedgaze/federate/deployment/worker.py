@@ -22,6 +22,7 @@ from flwr.clientapp import ClientApp
 from pydantic import BaseModel, Field
 
 from fedgaze import __version__
+from fedgaze.config import Share
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.client import client_app
 from fedgaze.federate.deployment.bundle import RECORD, check_trust, client_task, open_bundle
@@ -163,13 +164,14 @@ class Worker:
         record = hashlib.sha256(f"{sha256} {work.config.get(RECORD, '')}".encode()).hexdigest()[:12]
         place = open_bundle(work.bundle, self._home.bundles)
         data = Path(settings.data) if settings.data else None
-        return _app(place, data, self._home.runs, record)(work.message, work.context)
+        app = _app(place, data, self._home.runs, record, settings.share)
+        return app(work.message, work.context)
 
 
 @lru_cache(maxsize=4)
-def _app(place: Path, data: Path | None, runs: Path, record: str) -> ClientApp:
+def _app(place: Path, data: Path | None, runs: Path, record: str, share: Share) -> ClientApp:
     task = client_task(place, data)
-    return client_app(task, runs / f"{task.task_id}-{record}")
+    return client_app(task, runs / f"{task.task_id}-{record}", share)
 
 
 class Start(BaseModel):
