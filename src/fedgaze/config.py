@@ -20,6 +20,7 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -99,6 +100,14 @@ class PlantSpec(_Section):
     """Which part of such a client's images carry it."""
 
 
+_OF_PARTITION: dict[str, tuple[tuple[str, ...], float | None]] = {
+    "alpha": (("dirichlet", "quantity"), 1.0),
+    "shards_per_client": (("shards",), 2),
+    "partition_by": (("natural",), None),
+}
+"""Keys of the data set that mean something to some partitions only, and what they are there."""
+
+
 class DatasetSpec(_Section):
     """Which images, and how they are split over the clients."""
 
@@ -108,12 +117,32 @@ class DatasetSpec(_Section):
     """Where its files lie; not needed for the bundled digits."""
     validation_split: Fraction = 0.2
     """Which part of a client's images it keeps for validation and for its probe set."""
-    partition: Literal["dirichlet", "iid"] = "dirichlet"
-    alpha: Annotated[float, Field(gt=0)] = 1.0
-    """Concentration of the Dirichlet split: small is skewed, large is even."""
+    partition: Literal["dirichlet", "iid", "shards", "quantity", "natural"] = "dirichlet"
+    alpha: Annotated[float, Field(gt=0)] | None = Field(default=None, validate_default=True)
+    """Concentration of ``dirichlet`` and ``quantity``, 1 by default: small is skewed."""
+    shards_per_client: Positive | None = Field(default=None, validate_default=True)
+    """Of ``shards``, 2 by default."""
+    partition_by: str | None = None
+    """Of ``natural``: the column that says what an image belongs to, in the ``metadata.csv`` of a
+    folder or in the table of a ``flwr:`` set."""
     classes: list[str] | None = None
     """Keep only these classes, in this order; all by default."""
     plant: PlantSpec | None = None
+
+    @field_validator("alpha", "shards_per_client", "partition_by")
+    @classmethod
+    def _fits_the_partition(cls, value: Any, info: ValidationInfo) -> Any:
+        """A key of another partition would change nothing, which nobody means who sets it."""
+        schemes, default = _OF_PARTITION[str(info.field_name)]
+        chosen = info.data.get("partition")
+        if value is None:
+            return default if chosen in schemes else None
+        if chosen is not None and chosen not in schemes:
+            raise ValueError(
+                f"goes with partition {' or '.join(schemes)}, not {chosen}; leave it out or "
+                "make it null"
+            )
+        return value
 
 
 class XaiSpec(_Section):

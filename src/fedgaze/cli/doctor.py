@@ -19,6 +19,7 @@ _EXTRAS = (
     ("timm", "hub", "models of timm"),
     ("transformers", "hub", "models of transformers"),
     ("pydicom", "medical", "DICOM files"),
+    ("flwr_datasets", "datasets", "data sets named flwr:…"),
     ("wandb", "wandb", "tracking with Weights & Biases"),
 )
 

@@ -59,6 +59,12 @@ class Dataset:
         classes: Class names by index.
         object_masks: Takes images ``(N, C, H, W)`` in [0, 1] and returns where the object is,
             bool ``(N, H, W)``; None where nobody knows.
+        groups: What each training image belongs to, such as a writer, a hospital or a device, so
+            that ``dataset.partition: natural`` can keep together what belongs together; ``(N,)``
+            names or numbers, None where nobody knows.
+
+    Raises:
+        FedgazeError: There is not one group an image.
     """
 
     name: str
@@ -66,6 +72,14 @@ class Dataset:
     test: Images
     classes: tuple[str, ...]
     object_masks: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    groups: Sequence[str | int] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.groups is not None and len(self.groups) != len(self.train.labels):
+            raise FedgazeError(
+                f"{self.name} has {len(self.train.labels)} training images and "
+                f"{len(self.groups)} groups; each image belongs to one"
+            )
 
     def keep(self, classes: Sequence[str]) -> "Dataset":
         """The same data set with only these classes, in this order.
@@ -83,9 +97,11 @@ class Dataset:
                 raise FedgazeError(f"dataset.classes names '{name}' twice")
         chosen = torch.tensor([self.classes.index(name) for name in classes])
 
-        def part(images: Images) -> Images:
+        def part(images: Images) -> tuple[Images, list[int]]:
             hits = images.labels[:, None] == chosen
             indices = hits.any(1).nonzero()[:, 0]
-            return images.select(indices, hits[indices].int().argmax(1))
+            return images.select(indices, hits[indices].int().argmax(1)), indices.tolist()
 
-        return replace(self, train=part(self.train), test=part(self.test), classes=tuple(classes))
+        (train, kept), (test, _) = part(self.train), part(self.test)
+        groups = None if self.groups is None else [self.groups[i] for i in kept]
+        return replace(self, train=train, test=test, classes=tuple(classes), groups=groups)

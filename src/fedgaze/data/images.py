@@ -12,7 +12,7 @@ from torch import Tensor
 from fedgaze.data.dicom import is_dicom, read_dicom
 from fedgaze.errors import FedgazeError, check_names, nearest
 
-__all__ = ["find_images", "fit_picture", "match_files", "read_image"]
+__all__ = ["as_seen", "find_images", "fit_picture", "match_files", "read_image"]
 
 _SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom"
@@ -36,18 +36,21 @@ def read_image(path: Path) -> Image.Image:
         return read_dicom(path).convert("RGB")
     try:
         with Image.open(path) as opened:
-            picture = _eight_bit(ImageOps.exif_transpose(opened))
-            if picture.has_transparency_data:
-                coloured = picture.convert("RGBA")
-                white = Image.new("RGBA", coloured.size, "white")
-                picture = Image.alpha_composite(white, coloured)
-            return picture.convert("RGB")
+            return as_seen(opened)
     # A damaged file is met with whatever its bytes lead a decoder to.
     except Exception as error:
         why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
         raise FedgazeError(f"{path} is not a picture that can be read{why}") from error
 
 
+def as_seen(opened: Image.Image) -> Image.Image:
+    """A picture as a person sees it, as RGB; see `read_image`."""
+    picture = _eight_bit(ImageOps.exif_transpose(opened))
+    if picture.has_transparency_data:
+        coloured = picture.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, "white")
+        picture = Image.alpha_composite(white, coloured)
+    return picture.convert("RGB")
 def fit_picture(picture: Image.Image, size: tuple[int, int], channels: int = 3) -> Tensor:
     """Bring a picture to a model's size: scaled, with the middle kept.
 

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from fedgaze.config import Task, parse_task
-from fedgaze.data import Dataset, Images, load_dataset, partition, probe_indices, read_folder
+from fedgaze.data import (
+    HUB,
+    Dataset,
+    Images,
+    load_dataset,
+    partition,
+    probe_indices,
+    read_folder,
+)
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.strategies import resolve_strategy
 from fedgaze.federate.track import wanted_trackers
@@ -60,8 +68,10 @@ class Setup:
             self.dataset.train.labels,
             self.task.num_clients,
             spec.partition,
-            spec.alpha,
+            spec.alpha or 1.0,
             self.task.random_seed,
+            spec.shards_per_client or 2,
+            self.dataset.groups,
         )
 
     @cached_property
@@ -149,7 +159,12 @@ def _try(setup: Setup, learner: LearnerProtocol) -> None:
 
 def _load(task: Task) -> Dataset:
     spec = task.dataset
-    if "." in spec.name and task.directory is not None:
+    if "." in spec.name and not spec.name.startswith(HUB) and task.directory is not None:
+        if spec.partition_by is not None:
+            raise FedgazeError(
+                f"dataset.partition_by={spec.partition_by}: {spec.name} gives the groups itself, "
+                "in its fedgaze.data.Dataset"
+            )
         dataset = task_object(task.directory, spec.name)(spec.root, task.random_seed)
         if not isinstance(dataset, Dataset):
             raise FedgazeError(
@@ -157,7 +172,7 @@ def _load(task: Task) -> Dataset:
                 "not a fedgaze.data.Dataset"
             )
     else:
-        dataset = load_dataset(spec.name, spec.root, task.random_seed)
+        dataset = load_dataset(spec.name, spec.root, task.random_seed, spec.partition_by)
     return dataset.keep(spec.classes) if spec.classes else dataset
 
 
