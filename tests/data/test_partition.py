@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedgaze.data import Dataset, StackedImages, partition
+from fedgaze.data.split import Scheme
 from fedgaze.errors import FedgazeError
 
 FOUR = torch.arange(4).repeat_interleave(20)
@@ -129,21 +130,27 @@ def test_sizes_by_drawn_shares(
     assert sizes_of(shares, count, monkeypatch) == expected
 
 
-def test_sizes_vary_as_a_dirichlet_distribution_says_and_classes_do_not() -> None:
-    labels = torch.arange(10_000) % 4
+SORTED = torch.arange(4).repeat_interleave(2500)
+
+
+@pytest.mark.parametrize("scheme", ["iid", "quantity"])
+def test_classes_are_those_of_the_whole(scheme: Scheme) -> None:
+    for own in partition(SORTED, 5, scheme, 2.0, seed=0):
+        share = SORTED[own].bincount(minlength=4) / len(own)
+        assert (share - 0.25).abs().max() < 4 * (0.25 * 0.75 / len(own)) ** 0.5
+
+
+def test_sizes_vary_as_a_dirichlet_distribution_says() -> None:
     alpha, clients = 2.0, 5
     sizes = torch.tensor(
         [
-            [len(own) for own in partition(labels, clients, "quantity", alpha, seed)]
+            [len(own) for own in partition(SORTED, clients, "quantity", alpha, seed)]
             for seed in range(300)
         ]
     )
     variance = (sizes / 10_000).var().item()
     mean = 1 / clients
     assert variance == pytest.approx(mean * (1 - mean) / (clients * alpha + 1), rel=0.15)
-    for own in partition(labels, clients, "quantity", alpha, seed=0):
-        share = labels[own].bincount(minlength=4) / len(own)
-        assert (share - 0.25).abs().max() < 4 * (0.25 * 0.75 / len(own)) ** 0.5
 
 
 def test_whole_groups_are_dealt_out_evenly() -> None:
@@ -163,7 +170,7 @@ def test_equal_groups_are_dealt_out_by_seed() -> None:
 
 
 def test_as_many_groups_as_clients_are_numbered_in_their_order() -> None:
-    groups = letters(c=12, a=40, b=20)
+    groups = letters(c=20, a=12, b=40)
     labels = torch.zeros(72, dtype=torch.int64)
     assert held(partition(labels, 3, "natural", seed=1, groups=groups), groups) == [
         {"a"}, {"b"}, {"c"},

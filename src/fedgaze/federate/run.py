@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedgaze.config import Task, parse_task
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.client import client_app
+from fedgaze.federate.division import describe_split
 from fedgaze.federate.grid import LocalGrid
 from fedgaze.federate.ordered import AskedRoster
 from fedgaze.federate.server import Observer, Server
@@ -52,6 +53,9 @@ def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> 
     run = Run.create(
         path, task.public(), setup.dataset.classes, directory=task.directory, demo=demo
     )
+    if (split := describe_split(setup)) is not None:
+        run.summary["split"] = split
+        run.write_summary()
     return _on_engine(Server(setup, run, observer))
 
 

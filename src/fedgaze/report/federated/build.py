@@ -8,6 +8,7 @@ from typing import Any
 from fedgaze.report.federated.charts import Chart, Series, learning_charts, look_charts
 from fedgaze.report.federated.gallery import Gallery, make_gallery
 from fedgaze.report.federated.record import Record, Source, mapping, number, read_record
+from fedgaze.report.federated.split import make_split
 from fedgaze.report.federated.strip import make_strip
 from fedgaze.report.federated.verdict import findings, judge
 from fedgaze.report.federated.words import MEASURES, Measure, join, shown
@@ -65,6 +66,7 @@ def _render(record: Record) -> str:
         slots=slots,
         facts=_facts(record),
         strip=make_strip(record, found, emphasised),
+        split=make_split(record),
         learning=learning,
         looks=looks,
         sources=[each for each in sources if any(each in chart.series for chart in looks)],
