@@ -205,5 +205,6 @@ def test_groups_follow_the_classes_that_are_kept() -> None:
     kept = data.keep(["c", "a"])
     assert kept.groups == ["p", "r", "s", "u"]
     assert kept.train.labels.tolist() == [1, 0, 1, 0]
-    with pytest.raises(FedgazeError, match="6 training images and 2 groups"):
-        Dataset("x", images, images, ("a", "b", "c"), groups=[1, 2])
+    for groups, known in (([1, 2], 2), ([1, 2, None, 3, None, 4], 4)):
+        with pytest.raises(FedgazeError, match=f"6 training images and says of {known} what"):
+            Dataset("x", images, images, ("a", "b", "c"), groups=groups)  # type: ignore[arg-type]

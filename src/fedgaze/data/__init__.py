@@ -8,7 +8,7 @@ from fedgaze.data.images import find_images, fit_picture, match_files, read_imag
 from fedgaze.data.mark import PlantedImages, mark_mask, stamp
 from fedgaze.data.scenes import Grids, Scenes, make_grids, make_scenes
 from fedgaze.data.sources import data_sets, load_dataset, load_digits
-from fedgaze.data.split import Scheme, hold_back, partition, probe_indices
+from fedgaze.data.split import hold_back, partition, probe_indices
 
 __all__ = [
     "HUB",
@@ -18,7 +18,6 @@ __all__ = [
     "Images",
     "PlantedImages",
     "Scenes",
-    "Scheme",
     "StackedImages",
     "data_sets",
     "find_images",

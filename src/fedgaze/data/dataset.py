@@ -75,10 +75,13 @@ class Dataset:
     groups: Sequence[str | int] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.groups is not None and len(self.groups) != len(self.train.labels):
+        if self.groups is None:
+            return
+        known = sum(each is not None for each in self.groups)
+        if len(self.groups) != len(self.train.labels) or known < len(self.groups):
             raise FedgazeError(
-                f"{self.name} has {len(self.train.labels)} training images and "
-                f"{len(self.groups)} groups; each image belongs to one"
+                f"{self.name} has {len(self.train.labels)} training images and says of {known} "
+                "what they belong to; each belongs to one group"
             )
 
     def keep(self, classes: Sequence[str]) -> "Dataset":
