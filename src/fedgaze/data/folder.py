@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgaze.data.dataset import Dataset
-from fedgaze.data.images import read_image
+from fedgaze.data.images import fit_picture, read_image
 from fedgaze.data.split import hold_out
 from fedgaze.errors import FedgazeError, nearest
 
@@ -37,13 +37,7 @@ class ImageFiles:
         return replace(self, paths=[self.paths[i] for i in indices.tolist()], labels=labels)
 
     def _read(self, path: Path) -> Tensor:
-        from torchvision.transforms.v2 import functional
-
-        picture = read_image(path).convert("L" if self.channels == 1 else "RGB")
-        # The shorter side is scaled and the middle kept, as image classifiers are used to.
-        picture = functional.center_crop(functional.resize(picture, [self.size]), [self.size])
-        pixels: Tensor = functional.pil_to_tensor(picture)
-        return pixels / 255
+        return fit_picture(read_image(path), (self.size, self.size), self.channels)
 
 
 def load_folder(

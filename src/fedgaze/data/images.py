@@ -51,6 +51,8 @@ def as_seen(opened: Image.Image) -> Image.Image:
         white = Image.new("RGBA", coloured.size, "white")
         picture = Image.alpha_composite(white, coloured)
     return picture.convert("RGB")
+
+
 def fit_picture(picture: Image.Image, size: tuple[int, int], channels: int = 3) -> Tensor:
     """Bring a picture to a model's size: scaled, with the middle kept.
 
