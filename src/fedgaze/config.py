@@ -117,7 +117,8 @@ class DatasetSpec(_Section):
     """Where its files lie; not needed for the bundled digits."""
     validation_split: Fraction = 0.2
     """Which part of a client's images it keeps for validation and for its probe set."""
-    partition: Literal["dirichlet", "iid", "shards", "quantity", "natural"] = "dirichlet"
+    partition: Literal["dirichlet", "iid", "shards", "quantity", "natural", "own"] = "dirichlet"
+    """``own``: nothing is split, each client brings its own; the default on a server."""
     alpha: Annotated[float, Field(gt=0)] | None = Field(default=None, validate_default=True)
     """Concentration of ``dirichlet`` and ``quantity``, 1 by default: small is skewed."""
     shards_per_client: Positive | None = Field(default=None, validate_default=True)
@@ -264,6 +265,17 @@ class Task(_Section):
     wandb: WandbSpec = Field(default_factory=WandbSpec)
 
     _directory: Path | None = PrivateAttr(default=None)
+
+    def on_a_server(self) -> Self:
+        """The same task for clients on other machines: they bring their own images, unless the
+        task says how they share those that it names.
+        """
+        dataset = self.dataset
+        if "partition" not in dataset.model_fields_set:
+            changes = {"partition": "own", "alpha": None, "shards_per_client": None}
+            dataset = dataset.model_copy(update=changes)
+        changed = self.model_copy(update={"engine": "deployment", "dataset": dataset})
+        return changed.in_directory(self.directory)
 
     @property
     def least_clients(self) -> int:

@@ -84,6 +84,30 @@ class Dataset:
                 "what they belong to; each belongs to one group"
             )
 
+    def numbered_as(self, classes: Sequence[str]) -> "Dataset":
+        """The same images with their classes numbered as elsewhere, where there may be more.
+
+        Args:
+            classes: Class names by index.
+
+        Raises:
+            FedgazeError: The data set has a class that is not among them.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        for name in self.classes:
+            if name not in classes:
+                raise FedgazeError(
+                    f"{self.name} has a class '{name}' that the federation has not; it has "
+                    f"{', '.join(classes)}{nearest(name, classes)}"
+                )
+        numbers = torch.tensor([classes.index(name) for name in self.classes])
+
+        def part(images: Images) -> Images:
+            return images.select(torch.arange(len(images.labels)), numbers[images.labels])
+
+        return replace(self, train=part(self.train), test=part(self.test), classes=tuple(classes))
+
     def keep(self, classes: Sequence[str]) -> "Dataset":
         """The same data set with only these classes, in this order.
 

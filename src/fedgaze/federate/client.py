@@ -1,6 +1,7 @@
 """The client: trains on its own images, judges and explains itself, and says what it may say."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,44 @@ from fedgaze.federate.setup import Setup, reason, seeded, setup_of, threads
 from fedgaze.store import load_tensors, save_tensors
 from fedgaze.train import Drift, LearnerProtocol, Score, State
 
-__all__ = ["Client", "client_app"]
+__all__ = ["Client", "Terms", "client_app"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for a client beyond its task.
+
+    Attributes:
+        share: What may leave it at most, whatever the task says.
+        classes: The federation's, where its own images may lack some.
+    """
+
+    share: Share = "overlays"
+    classes: tuple[str, ...] | None = None
+
+
+NO_TERMS = Terms()
 
 SHARE_LIMIT = 512 * 1024
 """Bytes of pictures and maps that one reply carries at most: Flower's state is no file store."""
 
 
-def client_app(task: Task, home: Path, share: Share = "overlays") -> ClientApp:
+def client_app(task: Task, home: Path, terms: Terms = NO_TERMS) -> ClientApp:
     """Flower's ClientApp for a task.
 
     Args:
         task: Checked by :func:`fedgaze.federate.prepare` before.
         home: Where clients keep their files: each in ``clients/client_<c>`` and, for heatmaps,
             in the task's ``xai.save_dir``.
-        share: What may leave these clients at most, whatever the task says.
+        terms: What holds beyond the task.
     """
-    task = task.model_copy(update={"xai": task.xai.capped(share)}).in_directory(task.directory)
+    task = task.model_copy(update={"xai": task.xai.capped(terms.share)}).in_directory(
+        task.directory
+    )
     app = ClientApp()
 
     def client(context: Context) -> Client:
-        return Client(setup_of(task), int(context.node_config["partition-id"]), home)
+        return Client(setup_of(task, terms.classes), int(context.node_config["partition-id"]), home)
 
     @app.train()
     def _train(message: Message, context: Context) -> Message:

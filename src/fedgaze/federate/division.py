@@ -23,7 +23,7 @@ def describe_split(setup: Setup) -> dict[str, Any] | None:
         ``groups``. None where the server does not know.
     """
     task, dataset = setup.task, setup.dataset
-    if task.engine == "deployment":
+    if task.dataset.partition == "own":
         return None
     clients = []
     for number, own in enumerate(setup.parts):

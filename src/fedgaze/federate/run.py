@@ -43,6 +43,7 @@ def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> 
     Raises:
         FedgazeError: The task cannot be carried out; nothing was written.
     """
+    _check_engine(task)
     setup = prepare(task)
     folder = task.xai.save_dir
     if folder.is_absolute() and any(folder.glob("round_*")):
@@ -84,6 +85,7 @@ def resume(path: Path, task: Task | None, observer: Observer) -> Run:
                 )
         if run.rounds_done >= task.num_rounds:
             raise FedgazeError(f"{path} is complete: it has {run.rounds_done} rounds")
+        _check_engine(task)
         server = Server(prepare(task), run, observer)
     except FedgazeError:
         run.close()
@@ -108,6 +110,16 @@ def find_unfinished(base: Path, name: str | None = None) -> Path:
             return path
     what = f" of {name}" if name else ""
     raise FedgazeError(f"there is no unfinished run{what} in {base}: nothing to resume")
+
+
+def _check_engine(task: Task) -> None:
+    """See that a task can be carried out by this process."""
+    for key, value in (("engine", task.engine), ("dataset.partition", task.dataset.partition)):
+        if value in ("deployment", "own"):
+            raise FedgazeError(
+                f"{key}={value} is for clients on other machines: fedgaze server start, then "
+                "fedgaze run --remote"
+            )
 
 
 def _on_engine(server: Server) -> Run:

@@ -64,6 +64,8 @@ class Setup:
     def parts(self) -> list[Tensor]:
         """The indices of each client's training images."""
         spec = self.task.dataset
+        if spec.partition == "own":
+            return [torch.arange(len(self.dataset.train.labels))] * self.task.num_clients
         return partition(
             self.dataset.train.labels,
             self.task.num_clients,
@@ -102,10 +104,6 @@ def prepare(task: Task) -> Setup:
     Raises:
         FedgazeError: The first thing that is wrong.
     """
-    if task.engine == "deployment":
-        raise FedgazeError(
-            "engine=deployment is not in this version of fedgaze: allowed are local and simulation"
-        )
     if task.engine == "simulation" and find_spec("ray") is None:
         raise FedgazeError(
             "engine=simulation needs Ray: pip install 'fedgaze[simulation]', or use engine=local"
@@ -176,15 +174,27 @@ def _load(task: Task) -> Dataset:
     return dataset.keep(spec.classes) if spec.classes else dataset
 
 
-def setup_of(task: Task) -> Setup:
-    """The setup of a task that was checked before; made once a process."""
-    return _cached(json.dumps(task.public()), task.directory)
+def setup_of(task: Task, classes: tuple[str, ...] | None = None) -> Setup:
+    """The setup of a task that was checked before; made once a process.
+
+    Args:
+        task: The task.
+        classes: The federation's, where a client's own images may lack some, or are in another
+            order.
+
+    Raises:
+        FedgazeError: The images cannot be read, or are of a class that the federation has not.
+    """
+    return _cached(json.dumps(task.public()), task.directory, classes)
 
 
 @lru_cache(maxsize=2)
-def _cached(values: str, directory: Path | None) -> Setup:
+def _cached(values: str, directory: Path | None, classes: tuple[str, ...] | None) -> Setup:
     task = parse_task(json.loads(values), directory)
-    return Setup(task, _load(task), choose_device(task.device))
+    dataset = _load(task)
+    if classes is not None:
+        dataset = dataset.numbered_as(classes)
+    return Setup(task, dataset, choose_device(task.device))
 
 
 def reason(error: Exception) -> str:

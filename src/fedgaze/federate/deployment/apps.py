@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedgaze.config import parse_task
 from fedgaze.errors import FedgazeError
-from fedgaze.federate.client import client_app
+from fedgaze.federate.client import Terms, client_app
 from fedgaze.federate.deployment.asks import put_question
 from fedgaze.federate.deployment.bundle import ASK, RECORD, client_task
 from fedgaze.federate.deployment.roster import find_roster
@@ -53,7 +53,8 @@ def bundled_client_app(folder: Path) -> ClientApp:
     """
     data = os.environ.get(CLIENT_DATA)
     home = Path(os.environ.get(CLIENT_HOME, folder / "client"))
-    return client_app(client_task(folder, Path(data) if data else None), home)
+    task, classes = client_task(folder, Path(data) if data else None)
+    return client_app(task, home, Terms(classes=classes))
 
 
 def conduct(grid: Grid, record: Path) -> None:

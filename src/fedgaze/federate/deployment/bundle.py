@@ -62,11 +62,15 @@ client_app = bundled_client_app(Path(__file__).parent)
 '''
 
 
-def pack_task(task: Task) -> bytes:
+def pack_task(task: Task, classes: tuple[str, ...]) -> bytes:
     """Bundle a task: what clients may know of its configuration, and its directory's Python files.
 
     Paths of this machine, trackers and their accounts are left out: a client's data lies where the
     client says.
+
+    Args:
+        task: The task.
+        classes: Its class names by index.
 
     Raises:
         FedgazeError: The files are too many or too large for Flower.
@@ -81,7 +85,7 @@ def pack_task(task: Task) -> bytes:
         "pyproject.toml": _PYPROJECT.encode(),
         "fedgaze_task.py": _APPS.encode(),
         "task.json": json.dumps(
-            {"fedgaze": __version__, "task": values}, sort_keys=True, indent=1
+            {"fedgaze": __version__, "task": values, "classes": classes}, sort_keys=True, indent=1
         ).encode(),
     }
     if task.directory is not None:
@@ -152,8 +156,8 @@ def open_bundle(bundle: bytes, folder: Path) -> Path:
     return place
 
 
-def client_task(place: Path, data: Path | None) -> Task:
-    """The task of an unpacked bundle as a client carries it out.
+def client_task(place: Path, data: Path | None) -> tuple[Task, tuple[str, ...]]:
+    """The task of an unpacked bundle as a client carries it out, and its class names.
 
     Args:
         place: Where it was unpacked.
@@ -165,6 +169,7 @@ def client_task(place: Path, data: Path | None) -> Task:
     try:
         content = json.loads((place / "task.json").read_text(encoding="utf-8"))
         version, values = content["fedgaze"], content["task"]
+        classes = tuple(map(str, content["classes"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FedgazeError(f"the task's bundle is damaged: {error}") from None
     if _series(version) != _series(__version__):
@@ -185,8 +190,12 @@ def client_task(place: Path, data: Path | None) -> Task:
     if outside:
         key, value = outside[0]
         raise FedgazeError(f"the task names {key}={value}, which leads outside its own directory")
+    if task.dataset.partition == "own" and data is None:
+        raise FedgazeError(
+            "the task has no images for its clients: join with --data DIR, the folder of yours"
+        )
     task.dataset.root = data
-    return task
+    return task, classes
 
 
 def _series(version: str) -> list[str]:

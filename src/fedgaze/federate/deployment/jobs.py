@@ -98,15 +98,16 @@ class Jobs:
             raise FedgazeError("this server was asked for no run yet: name a run's folder")
         return jobs[-1]
 
-    def submit(self, run: Run, task: Task) -> Job:
+    def submit(self, run: Run, task: Task, classes: tuple[str, ...]) -> Job:
         """Take down a new job: its record is there already.
 
         Args:
             run: The record.
             task: The task.
+            classes: Its class names by index.
         """
         job = Job(run.path.name, str(run.path.resolve()))
-        write_bytes(self._bundle(job), pack_task(task))
+        write_bytes(self._bundle(job), pack_task(task, classes))
         self._write(job)
         return job
 

@@ -23,6 +23,7 @@ from fedgaze.federate.deployment.manager import Own
 from fedgaze.federate.deployment.processes import detach, free_port, owner_of, part
 from fedgaze.federate.deployment.processes import stop as stop_process
 from fedgaze.federate.deployment.registry import Registry, read_invite
+from fedgaze.federate.division import describe_split
 from fedgaze.federate.server import Observer
 from fedgaze.federate.setup import prepare
 from fedgaze.store import Run
@@ -136,6 +137,7 @@ def submit(home: ServerHome, task: Task) -> Job:
     Raises:
         FedgazeError: The task cannot be carried out.
     """
+    task = task.on_a_server()
     setup = prepare(task)
     settings = home.settings()
     run = Run.create(
@@ -145,7 +147,10 @@ def submit(home: ServerHome, task: Task) -> Job:
         directory=task.directory,
     )
     try:
-        return Jobs(home).submit(run, task)
+        if (split := describe_split(setup)) is not None:
+            run.summary["split"] = split
+            run.write_summary()
+        return Jobs(home).submit(run, task, setup.dataset.classes)
     finally:
         run.close()
 

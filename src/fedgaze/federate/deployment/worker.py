@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 from fedgaze import __version__
 from fedgaze.config import Share
 from fedgaze.errors import FedgazeError
-from fedgaze.federate.client import client_app
+from fedgaze.federate.client import Terms, client_app
 from fedgaze.federate.deployment.bundle import RECORD, check_trust, client_task, open_bundle
 from fedgaze.federate.deployment.door import token_checker
 from fedgaze.federate.deployment.flower import NodeTasks, Work, exit_with_parent
@@ -170,8 +170,8 @@ class Worker:
 
 @lru_cache(maxsize=4)
 def _app(place: Path, data: Path | None, runs: Path, record: str, share: Share) -> ClientApp:
-    task = client_task(place, data)
-    return client_app(task, runs / f"{task.task_id}-{record}", share)
+    task, classes = client_task(place, data)
+    return client_app(task, runs / f"{task.task_id}-{record}", Terms(share, classes))
 
 
 class Start(BaseModel):
