@@ -267,8 +267,9 @@ class Task(_Section):
     _directory: Path | None = PrivateAttr(default=None)
 
     def on_a_server(self) -> Self:
-        """The same task for clients on other machines: they bring their own images, unless the
-        task says how they share those that it names.
+        """The same task for clients on other machines.
+
+        They bring their own images, unless the task says how they share those that it names.
         """
         dataset = self.dataset
         if "partition" not in dataset.model_fields_set:

@@ -76,15 +76,15 @@ class Wait:
     """How long to wait for how many clients.
 
     Attributes:
-        clients: How many there are in all.
-        wanted: When so many are there, the wait is over.
-        least: So many are enough when the time is over.
-        timeout: Seconds; Flower itself would wait for ever.
+        clients: How many there are in all: when they are there, the wait is over.
+        least: So many are enough after ``patience``.
+        patience: Seconds.
+        timeout: Seconds after which it is given up; Flower itself would wait for ever.
     """
 
     clients: int
-    wanted: int
     least: int
+    patience: float
     timeout: float
 
 
@@ -108,10 +108,10 @@ def gather(grid: Grid, roster: Roster, wait: Wait) -> dict[int, int]:
         numbers = roster.numbers(grid, nodes)
         count = wait.clients
         there = {node: numbers[node] for node in nodes if numbers.get(node, count) < count}
-        late = time.monotonic() - start > wait.timeout
-        if len(there) >= wait.wanted or (late and len(there) >= wait.least):
+        waited = time.monotonic() - start
+        if len(there) == count or (len(there) >= wait.least and waited >= wait.patience):
             return there
-        if late:
+        if waited > wait.timeout:
             missing = sorted(set(range(count)) - set(there.values()))
             names = ", ".join(map(roster.name, missing))
             raise FedgazeError(

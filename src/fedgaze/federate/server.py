@@ -26,6 +26,10 @@ from fedgaze.xai import Explanation
 __all__ = ["Observer", "Server"]
 
 
+RECONNECTING = 30.0
+"""Seconds that clients have to come back to a server that was away."""
+
+
 class Observer(Protocol):
     """Who watches a run."""
 
@@ -85,7 +89,7 @@ class Server:
         else:
             save_tensors(self.run.checkpoint(0), self.received)
             self.run.summary["initial"] = self._judge(self.received)
-        self._gather(grid, task.num_clients)
+        self._gather(grid, RECONNECTING if done else task.join_timeout)
 
         def close(number: int, arrays: ArrayRecord) -> MetricRecord | None:
             if number > 0:  # Flower also asks about the weights that it starts with
@@ -103,11 +107,11 @@ class Server:
 
     def shown(self, grid: Grid) -> OrderedGrid:
         """The clients that are there for a round, in their order; waits for the least number."""
-        return OrderedGrid(grid, self._gather(grid, self.setup.task.least_clients))
+        return OrderedGrid(grid, self._gather(grid, 0.0))
 
-    def _gather(self, grid: Grid, wanted: int) -> dict[int, int]:
+    def _gather(self, grid: Grid, patience: float) -> dict[int, int]:
         task = self.setup.task
-        wait = Wait(task.num_clients, wanted, task.least_clients, task.join_timeout)
+        wait = Wait(task.num_clients, task.least_clients, patience, task.join_timeout)
         there = gather(grid, self._roster, wait)
         self.numbers |= there
         self.there = set(there.values())

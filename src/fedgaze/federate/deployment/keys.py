@@ -3,6 +3,7 @@
 import base64
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -168,11 +169,14 @@ def _alternative(host: str) -> x509.GeneralName:
     except ValueError:
         pass
     try:
-        return x509.DNSName(host.encode("idna").decode())
-    except (UnicodeError, ValueError):
+        name = host.encode("idna").decode()
+    except UnicodeError:
+        name = ""
+    if not re.fullmatch(r"(\*\.)?([A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}", name):
         raise FedgazeError(
             f"'{host}' is no host: a name such as fl.example.org or an address is allowed"
-        ) from None
+        )
+    return x509.DNSName(name)
 
 
 def make_node_key(path: Path) -> None:
