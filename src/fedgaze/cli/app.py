@@ -14,7 +14,18 @@ __all__ = ["app"]
 
 # Each is a function of that name in a module of that name. The modules are imported for `--help`,
 # so they import torch and the rooms below only when a command runs.
-_COMMANDS = ("demo", "explain", "evaluate", "compare", "embed", "run", "ask", "init", "doctor")
+_COMMANDS = (
+    "demo",
+    "explain",
+    "evaluate",
+    "compare",
+    "embed",
+    "run",
+    "ask",
+    "export",
+    "init",
+    "doctor",
+)
 
 
 class _Commands(TyperGroup):

@@ -20,6 +20,7 @@ _EXTRAS = (
     ("transformers", "hub", "models of transformers"),
     ("pydicom", "medical", "DICOM files"),
     ("flwr_datasets", "datasets", "data sets named flwr:…"),
+    ("onnxruntime", "onnx", "export to ONNX"),
     ("wandb", "wandb", "tracking with Weights & Biases"),
 )
 

@@ -52,7 +52,12 @@ def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> 
             "relative one, which lies inside the run's own"
         )
     run = Run.create(
-        path, task.public(), setup.dataset.classes, directory=task.directory, demo=demo
+        path,
+        task.public(),
+        setup.dataset.classes,
+        image_shape=setup.image_shape,
+        directory=task.directory,
+        demo=demo,
     )
     if (split := describe_split(setup)) is not None:
         run.summary["split"] = split

@@ -60,6 +60,12 @@ class Setup:
             )
         return LEARNERS[task.model_type](task, model.to(self.device), find_hooks(task))
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        _, channels, height, width = self.dataset.test[torch.tensor([0])].shape
+        return channels, height, width
+
     @cached_property
     def parts(self) -> list[Tensor]:
         """The indices of each client's training images."""
@@ -86,7 +92,7 @@ class Setup:
         return images, probe_indices(images.labels, spec.samples_per_class, self.task.random_seed)
 
     def _read_probe(self, folder: Path) -> Images:
-        _, channels, _, width = self.dataset.test[torch.tensor([0])].shape
+        channels, _, width = self.image_shape
         images, names = read_folder(folder, width, channels)
         for name in names:
             if name not in self.dataset.classes:

@@ -21,10 +21,10 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from fedgaze.errors import FedgazeError
+from fedgaze.errors import FedgazeError, nearest
 from fedgaze.store.files import save_tensors, write_json
 
-__all__ = ["Run", "unfinished_runs"]
+__all__ = ["Run", "checkpoint_of", "find_run", "task_directory", "unfinished_runs"]
 
 RUN, SUMMARY = "run.json", "summary.json"
 
@@ -60,6 +60,7 @@ class Run:
         task: Mapping[str, Any],
         classes: tuple[str, ...],
         *,
+        image_shape: tuple[int, int, int] | None = None,
         directory: Path | None = None,
         demo: bool = False,
     ) -> Self:
@@ -70,6 +71,7 @@ class Run:
                 name; only the demo's own earlier record is replaced by the demo.
             task: The task as plain values, without secrets.
             classes: Class names by index.
+            image_shape: Channels, height and width of the images.
             directory: The task's own directory.
             demo: Marks the record as the demo's.
         """
@@ -82,7 +84,7 @@ class Run:
             "directory": str(directory) if directory else None,
             "demo": demo,
         }
-        run = cls(path, description, _empty(task, classes))
+        run = cls(path, description, _empty(task, classes, image_shape))
         write_json(path / RUN, description)
         run.write_summary()
         return run
@@ -114,7 +116,7 @@ class Run:
 
     def checkpoint(self, number: int) -> Path:
         """Where the global weights after a round lie; 0 is before the first."""
-        return self.path / "checkpoints" / f"round_{number}.safetensors"
+        return checkpoint_of(self.path, number)
 
     def commit(
         self, record: dict[str, Any], weights: Mapping[str, Tensor], state: Mapping[str, Tensor]
@@ -184,6 +186,40 @@ def unfinished_runs(base: Path) -> list[Path]:
     return [path.parent for path in found]
 
 
+def find_run(word: str, base: Path) -> Path:
+    """Find a run by its folder, or by its name below a folder of runs.
+
+    Args:
+        word: As it was given.
+        base: Where runs lie.
+
+    Raises:
+        FedgazeError: There is none.
+    """
+    for path in (Path(word), base / word):
+        if (path / SUMMARY).is_file():
+            return path
+    beside = Path(word).parent
+    names = [path.parent.name for path in base.glob(f"*/{SUMMARY}")]
+    paths = [str(path.parent) for path in beside.glob(f"*/{SUMMARY}")]
+    what = f"{word} holds no record of a run" if Path(word).exists() else f"there is no run {word}"
+    raise FedgazeError(f"{what}{nearest(word, [*names, *paths])}")
+
+
+def checkpoint_of(run: Path, number: int) -> Path:
+    """Where a run's global weights after a round lie; 0 is before the first."""
+    return run / "checkpoints" / f"round_{number}.safetensors"
+
+
+def task_directory(run: Path) -> Path | None:
+    """The own directory of a run's task, as it was recorded; None where it had none."""
+    try:
+        directory = json.loads((run / RUN).read_text(encoding="utf-8"))["directory"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Path(directory) if directory else None
+
+
 def _lock(path: Path, patience: float = 0.0) -> FileLock:
     lock = FileLock(path / ".lock")
     try:
@@ -193,7 +229,9 @@ def _lock(path: Path, patience: float = 0.0) -> FileLock:
     return lock
 
 
-def _empty(task: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
+def _empty(
+    task: Mapping[str, Any], classes: tuple[str, ...], image_shape: tuple[int, int, int] | None
+) -> dict[str, Any]:
     from fedgaze import __version__
 
     return {
@@ -201,6 +239,7 @@ def _empty(task: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
         "status": "running",
         "task": dict(task),
         "classes": list(classes),
+        "image_shape": image_shape and list(image_shape),
         "rounds": [],
     }
 
