@@ -561,6 +561,32 @@ def test_a_model_that_onnx_cannot_hold(tmp_path: Path) -> None:
     assert done.missing is None
 
 
+def test_an_onnx_file_that_differs_is_not_passed_on(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differs(*_: object) -> None:
+        raise FedgazeError("the file's logits differ")
+
+    monkeypatch.setattr("fedgaze.federate.export.check_onnx", differs)
+    done = export_run(run)
+    assert (done.onnx, done.left_out) == (None, {"onnx": "the file's logits differ"})
+    assert "model.onnx" not in files_of(done.folder) | done.files.keys()
+    with pytest.raises(FedgazeError, match="logits differ; without onnx, safetensors and state-d"):
+        export_run(run, formats=["onnx"])
+
+
+def test_a_record_that_does_not_say_how_large_images_are(run: Path) -> None:
+    assert change(run, lambda summary: None)["image_shape"] == [1, 24, 24]
+    change(run, lambda summary: summary.pop("image_shape"))
+    done = export_run(run)
+    assert "does not say how large its images are" in done.left_out["onnx"]
+    assert done.missing is None
+    assert files_of(done.folder).isdisjoint({"model.onnx", "preprocess.json"})
+    _, text = read_card(done.folder)
+    assert "| Input |" not in text
+    assert "images = torch.rand(1, C, H, W)  # yours" in text
+
+
 def shown(folder: Path) -> set[str]:
     """The pictures that a card shows; each lies there and opens."""
     _, text = read_card(folder)
