@@ -486,7 +486,7 @@ def test_code_that_has_moved(
     assert same(load_tensors(done.folder / "model.safetensors"), wanted)
     assert same(torch.load(done.folder / "state_dict.pt", weights_only=True), wanted)
     _, text = read_card(done.folder)
-    assert "> **Missing.** the model’s own code, models.Net" in text
+    assert "> **Missing.** The model’s own code, models.Net" in text
     assert str(tmp_path) not in text
     assert files_of(done.folder).isdisjoint({"models.py", "architecture.py", "model.onnx"})
     monkeypatch.chdir(done.folder)

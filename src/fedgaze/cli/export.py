@@ -104,9 +104,11 @@ def export(  # noqa: PLR0913, PLR0917 - one argument an option
     if as_json:
         typer.echo(json.dumps(asdict(done) | {"folder": str(done.folder)}, ensure_ascii=False))
     _say(console, done)
-    for trouble in (*(f"no {kind}: {why}" for kind, why in done.left_out.items()), done.missing):
-        if trouble:
-            typer.secho(f"fedgaze: {trouble}", err=True, fg=typer.colors.YELLOW)
+    troubles = [f"no {kind}: {why}" for kind, why in done.left_out.items()]
+    if done.missing and done.missing not in done.left_out.values():
+        troubles.append(done.missing)
+    for trouble in troubles:
+        typer.secho(f"fedgaze: {trouble}", err=True, fg=typer.colors.YELLOW)
 
 
 def _say(console: Console, done: "Exported") -> None:

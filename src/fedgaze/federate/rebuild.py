@@ -87,7 +87,7 @@ def rebuild(task: Task, classes: int, state: State, origin: str) -> Rebuilt:
         if task.directory is not None and not task.directory.is_dir():
             built.trouble = (
                 f"the model’s own code, {task.model.target}, was not at hand: the task’s directory "
-                "has moved or was removed (`fedgaze export --task-dir` says where it is)"
+                "has moved or was removed (fedgaze export --task-dir says where it is)"
             )
     return built
 
@@ -142,7 +142,7 @@ def tried(folder: Path, module: str, state: State, shape: tuple[int, int, int] |
             for place in (Path(elsewhere).resolve(), elsewhere):
                 why = why.replace(f"{place}/", "")
             raise FedgazeError(
-                f"The model cannot be built from the files here alone: {why}"
+                f"the model cannot be built from the files here alone: {why}"
             ) from error
 
 

@@ -144,6 +144,7 @@ def submit(home: ServerHome, task: Task) -> Job:
         Path(settings.runs) / task.task_id,
         task.public(),
         setup.dataset.classes,
+        image_shape=setup.image_shape,
         directory=task.directory,
     )
     try:
