@@ -495,7 +495,8 @@ def test_code_that_has_moved(
         assert int(capsys.readouterr().out) == sum(each.numel() for each in wanted.values())
     with pytest.raises(FedgazeError, match=r"not at hand: .*; without onnx, safetensors and state"):
         export_run(run, formats=["onnx"])
-    found = export_run(run, directory=tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    found = export_run(run, directory=Path())
     assert found.missing is None
     assert {"models.py", "architecture.py", "model.onnx"} <= files_of(found.folder)
 

@@ -95,7 +95,8 @@ def export_run(
     _check(formats)
     record = read_record(run)
     number = _round(record, which)
-    task = parse_task(dict(record.task), directory or task_directory(run))
+    own = directory.resolve() if directory is not None else task_directory(run)
+    task = parse_task(dict(record.task), own)
     job = _Job(record, number, task, formats)
     folder = write_folder(
         output or run / "export" / f"round_{number}",
