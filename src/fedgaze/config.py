@@ -261,6 +261,8 @@ class Task(_Section):
     min_clients: Positive | None = None
     """With how many clients a round may begin; by default ``gate.floor``, or all if fewer."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    storage: str | None = None
+    """An fsspec URL (``s3://bucket/prefix``): each whole round's model is stored there, too."""
     trackers: list[Literal["mlflow", "tensorboard", "wandb"]] = Field(default_factory=list)
     wandb: WandbSpec = Field(default_factory=WandbSpec)
 
@@ -410,7 +412,8 @@ def _sentence(error: ValidationError) -> str:
     first = problems[0]
     keys = [part for part in first["loc"] if part not in _UNION]
     name = ".".join(str(key) for key in keys)
-    value = "***" if "wandb" in first["loc"] else first["input"]  # it may be a secret
+    secret = {"wandb", "storage"}.intersection(first["loc"])
+    value = "***" if secret else first["input"]
     if first["type"] == "extra_forbidden":
         allowed = _keys(first["loc"][:-1])
         text = f"unknown key '{name}'={value!r}{nearest(str(keys[-1]), allowed)}"

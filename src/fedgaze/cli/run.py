@@ -110,6 +110,7 @@ def carry_out(
         left: What to say after an interruption; by default, how to go on.
     """
     from fedgaze.cli.watch import Watch, final_table
+    from fedgaze.store import not_stored
 
     try:
         with Watch(console) as watch:
@@ -124,4 +125,14 @@ def carry_out(
     console.print(final_table(summary["rounds"][-1], planted))
     console.print(f"report  {done.path / 'report.html'}", soft_wrap=True)
     console.print(f"record  {done.path / 'summary.json'}", soft_wrap=True)
+    if left := not_stored(summary):
+        remote = "--remote " if summary["task"]["engine"] == "deployment" else ""
+        place = done.path.name if remote else done.path
+        typer.secho(
+            f"fedgaze: the run is complete but for {left}; fedgaze run {remote}--resume --output "
+            f"{place} tries again",
+            err=True,
+            fg=typer.colors.RED,
+        )
+        raise typer.Exit(1)
     return done

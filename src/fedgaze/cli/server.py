@@ -187,9 +187,10 @@ def runs(home: Home = SERVER_HOME) -> None:
         summary = job.summary
         rounds = summary.get("rounds", [])
         accuracy = rounds[-1]["global"].get("accuracy") if rounds else None
+        left = len(summary.get("versions_pending", []))
         table.add_row(
             job.name,
-            job.status,
+            f"{job.status}, {left} not stored" if left else job.status,
             f"{len(rounds)} of {summary.get('task', {}).get('num_rounds', '?')}",
             "–" if accuracy is None else f"{accuracy:.3f}",
             job.record,

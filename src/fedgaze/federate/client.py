@@ -14,8 +14,8 @@ from fedgaze.errors import FedgazeError
 from fedgaze.federate.ask import Answer, Question, answer, read_question
 from fedgaze.federate.exchange import fingerprint, pack, unpack
 from fedgaze.federate.look import Probe, look, make_probe, profile, write_look
-from fedgaze.federate.setup import Setup, reason, seeded, setup_of, threads
-from fedgaze.store import load_tensors, save_tensors
+from fedgaze.federate.setup import NO_ROOM, Setup, reason, seeded, setup_of, threads
+from fedgaze.store import load_tensors, no_room, save_tensors
 from fedgaze.train import Drift, LearnerProtocol, Score, State
 
 __all__ = ["Client", "Terms", "client_app"]
@@ -62,7 +62,12 @@ def client_app(task: Task, home: Path, terms: Terms = NO_TERMS) -> ClientApp:
         arrays = message.content.array_records["arrays"]
         config: dict[str, Any] = dict(message.content.config_records["config"])
         proximal_mu = float(config.get("proximal-mu", 0.0))
-        reply = client(context).train(arrays, config["server-round"], proximal_mu)
+        try:
+            reply = client(context).train(arrays, config["server-round"], proximal_mu)
+        except OSError as error:
+            if no_room(error):
+                raise FedgazeError(NO_ROOM) from error
+            raise
         return Message(reply, reply_to=message)
 
     @app.evaluate()
@@ -144,7 +149,9 @@ class Client:
             if task.xai.enabled and task.xai.run_location in ("client", "both"):
                 try:
                     self._explain(learner, number, received, state, reply)
-                except Exception as error:  # noqa: BLE001 - a failing explanation ends no training
+                except Exception as error:
+                    if no_room(error) and task.engine != "deployment":
+                        raise  # the server's disk, too: the run can be resumed once there is room
                     reply.config_records["client"]["failed"] = reason(error)
         return reply
 

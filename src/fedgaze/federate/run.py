@@ -1,10 +1,9 @@
 """A run from its first check to its report, on either engine."""
 
-import errno
 import logging
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -20,12 +19,15 @@ from fedgaze.federate.division import describe_split
 from fedgaze.federate.grid import LocalGrid
 from fedgaze.federate.ordered import AskedRoster
 from fedgaze.federate.server import Observer, Server
-from fedgaze.federate.setup import prepare
+from fedgaze.federate.setup import NO_ROOM, prepare
 from fedgaze.federate.track import Tracking
 from fedgaze.report import write_federated_report
-from fedgaze.store import Run, unfinished_runs
+from fedgaze.store import Run, Versions, check_storage, no_room, unfinished_runs
 
-__all__ = ["carry_out", "find_unfinished", "resume", "start"]
+__all__ = ["carry_out", "close_record", "find_unfinished", "resume", "start"]
+
+MAY_CHANGE = ("num_rounds", "storage")
+"""Keys that a task may change between the parts of a run."""
 
 
 def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> Run:
@@ -61,17 +63,18 @@ def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> 
     )
     if (split := describe_split(setup)) is not None:
         run.summary["split"] = split
-        run.write_summary()
     return _on_engine(Server(setup, run, observer))
 
 
 def resume(path: Path, task: Task | None, observer: Observer) -> Run:
     """Go on with a run after its last whole round.
 
+    A run whose rounds are all whole is closed: what is not stored is stored, the report written.
+
     Args:
         path: The run's folder.
-        task: The task as its file says it now; it may only have more rounds. By default the task
-            as it was recorded.
+        task: The task as its file says it now; it may only have more rounds or another storage.
+            By default the task as it was recorded.
         observer: Is told what happens.
 
     Raises:
@@ -83,20 +86,36 @@ def resume(path: Path, task: Task | None, observer: Observer) -> Run:
         task = task or recorded
         old, new = recorded.public(), task.public()
         for key in new:
-            if old[key] != new[key] and key != "num_rounds":
+            if old[key] != new[key] and key not in MAY_CHANGE:
                 raise FedgazeError(
                     f"{path} was started with {key}={old[key]}, not {new[key]}: "
-                    "only num_rounds may change"
+                    f"only {' and '.join(MAY_CHANGE)} may change"
                 )
-        if run.rounds_done >= task.num_rounds:
-            raise FedgazeError(f"{path} is complete: it has {run.rounds_done} rounds")
+        whole = run.rounds_done >= task.num_rounds
+        if whole:
+            _check_unclosed(run, task)
         _check_engine(task)
-        server = Server(prepare(task), run, observer)
+        server = None if whole else Server(prepare(task), run, observer)
     except FedgazeError:
         run.close()
         raise
+    run.description["task"] = new
     run.summary |= {"task": new, "status": "running"}
-    return _on_engine(server)
+    if server is not None:
+        return _on_engine(server)
+    observer.run_started(task.num_rounds, run.rounds_done)
+    return close_record(run, task)
+
+
+def _check_unclosed(run: Run, task: Task) -> None:
+    """See that a run whose rounds are all whole lacks something else."""
+    if task.storage is not None:
+        check_storage(task.storage)
+        stored = {each["round"] for each in run.summary.get("versions", [])}
+        if any(each["round"] not in stored for each in run.summary["rounds"]):
+            return
+    if run.summary["status"] == "complete" and (run.path / "report.html").is_file():
+        raise FedgazeError(f"{run.path} is complete: it has {run.rounds_done} rounds")
 
 
 def find_unfinished(base: Path, name: str | None = None) -> Path:
@@ -146,22 +165,66 @@ def carry_out(server: Server, engine: Callable[[], None]) -> Run:
         FedgazeError: It went wrong; the record says why, and can be resumed.
     """
     _quiet()
+    run, task = server.run, server.setup.task
     tracking = None
     try:
-        tracking = Tracking(server.setup.task, server.run.path)
-        server.trackers.append(tracking.log)
-        engine()
-        write_federated_report(server.run.path)
+        with _ending(run, task):
+            run.write()
+            tracking = Tracking(task, run.path)
+            server.trackers.append(tracking.log)
+            versions = Versions(run, task.storage)
+            server.trackers.append(versions.offer)
+            versions.offer()
+            try:
+                engine()
+            finally:
+                versions.close()
+            _close(run, versions)
+    finally:
+        if tracking:
+            tracking.close(run.path / "report.html")
+    return run
+
+
+def close_record(run: Run, task: Task) -> Run:
+    """Close a record whose rounds are all whole: store what is not stored, write the report.
+
+    Raises:
+        FedgazeError: It went wrong; the record says why, and can be resumed.
+    """
+    with _ending(run, task):
+        run.write()
+        _close(run, Versions(run, task.storage))
+    return run
+
+
+def _close(run: Run, versions: Versions) -> None:
+    """A version that cannot be stored is no error here: the record names it and says why."""
+    versions.finish()
+    run.finish()
+    write_federated_report(run.path)
+
+
+@contextmanager
+def _ending(run: Run, task: Task) -> Iterator[None]:
+    """Let go of a record in the end; what goes wrong before is one sentence, there as well."""
+    try:
+        yield
     except (FedgazeError, OSError) as error:
-        sentence = _no_room(error) or str(error)
+        sentence = str(error)
+        if no_room(error) or sentence == NO_ROOM:
+            place = f"--remote --resume --output {run.path.name}"
+            if task.engine != "deployment":
+                place = f"--resume --output {run.path}"
+            sentence = (
+                f"{NO_ROOM}: {run.rounds_done} whole rounds are kept; make room, and fedgaze run "
+                f"{place} goes on"
+            )
         with suppress(OSError):  # what is whole stays whole, and says that it is not complete
-            server.run.fail(sentence)
+            run.fail(sentence)
         raise FedgazeError(sentence) from error
     finally:
-        server.run.close()
-        if tracking:
-            tracking.close(server.run.path / "report.html")
-    return server.run
+        run.close()
 
 
 def _local(server: Server) -> None:
@@ -195,13 +258,6 @@ def _simulation(server: Server) -> None:
             "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
         },
     )
-
-
-def _no_room(error: Exception) -> str | None:
-    """What to say of a disk that is full; None of any other error."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: whole rounds are kept; make room, and resume the run"
-    return None
 
 
 def _quiet() -> None:

@@ -16,10 +16,10 @@ from fedgaze.federate.look import Probe, look, make_probe, nested, profile, writ
 from fedgaze.federate.observed import observed
 from fedgaze.federate.ordered import OrderedGrid, Roster, Wait, gather
 from fedgaze.federate.replies import Update, finite, keep_shared, read_reply
-from fedgaze.federate.setup import Setup, reason
+from fedgaze.federate.setup import NO_ROOM, Setup, reason
 from fedgaze.federate.strategies import resolve_strategy, restore_memory, strategy_memory
 from fedgaze.measure import causal_drop, mass_on
-from fedgaze.store import Run, load_tensors, save_tensors
+from fedgaze.store import Run, load_tensors, no_room, save_tensors
 from fedgaze.train import State
 from fedgaze.xai import Explanation
 
@@ -103,7 +103,6 @@ class Server:
             timeout=task.round_timeout,
             evaluate_fn=close,
         )
-        self.run.finish()
 
     def shown(self, grid: Grid) -> OrderedGrid:
         """The clients that are there for a round, in their order; waits for the least number."""
@@ -150,6 +149,8 @@ class Server:
             try:
                 updates.append(read_reply(reply, client, self.like))
             except FedgazeError as error:
+                if NO_ROOM in str(error) and self.setup.task.engine != "deployment":
+                    raise  # its disk is ours, too: a resumed run has its update
                 failures.append({"client": client, "reason": str(error)})
         for message in self.sent:
             if (node := message.metadata.dst_node_id) not in answered:
@@ -205,7 +206,9 @@ class Server:
         """Explain a model on the server's probe set, and write the pictures."""
         try:
             return self._try_look(state, name)
-        except Exception as error:  # noqa: BLE001 - a failing explanation ends no training
+        except Exception as error:
+            if no_room(error):  # it would be missing for ever; a resumed run has it
+                raise
             return {"failed": reason(error)}
 
     def _try_look(self, state: State, name: str) -> dict[str, Any]:

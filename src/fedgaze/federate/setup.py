@@ -26,11 +26,13 @@ from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.strategies import resolve_strategy
 from fedgaze.federate.track import wanted_trackers
 from fedgaze.models import build_model, choose_device, task_object
-from fedgaze.store import check_tracker
+from fedgaze.store import check_storage, check_tracker, no_room
 from fedgaze.train import LEARNERS, LearnerProtocol, TorchLearner, find_hooks
 from fedgaze.xai import find_method, resolve_layers
 
-__all__ = ["Setup", "prepare", "reason", "seeded", "setup_of", "threads"]
+__all__ = ["NO_ROOM", "Setup", "prepare", "reason", "seeded", "setup_of", "threads"]
+
+NO_ROOM = "the disk is full"
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ def prepare(task: Task) -> Setup:
         )
     for tracker in wanted_trackers(task):
         check_tracker(tracker)
+    if task.storage is not None:
+        check_storage(task.storage)
     resolve_strategy(task)
     method = find_method(task.xai.method)
     method.check_options(task.xai.options)
@@ -205,6 +209,8 @@ def _cached(values: str, directory: Path | None, classes: tuple[str, ...] | None
 
 def reason(error: Exception) -> str:
     """What went wrong, as a record says it: our own sentences need no type before them."""
+    if no_room(error):
+        return NO_ROOM
     return str(error) if isinstance(error, FedgazeError) else f"{type(error).__name__}: {error}"
 
 

@@ -3,6 +3,7 @@
 from fedgaze.store.files import (
     atomic,
     load_tensors,
+    no_room,
     save_tensors,
     write_bytes,
     write_json,
@@ -10,18 +11,24 @@ from fedgaze.store.files import (
 )
 from fedgaze.store.outputs import OutputFolder, write_folder
 from fedgaze.store.run import Run, checkpoint_of, find_run, task_directory, unfinished_runs
+from fedgaze.store.storage import check_storage
 from fedgaze.store.tracking import TRACKERS, Tracker, check_tracker, open_tracker
+from fedgaze.store.versions import Versions, not_stored
 
 __all__ = [
     "TRACKERS",
     "OutputFolder",
     "Run",
     "Tracker",
+    "Versions",
     "atomic",
+    "check_storage",
     "check_tracker",
     "checkpoint_of",
     "find_run",
     "load_tensors",
+    "no_room",
+    "not_stored",
     "open_tracker",
     "save_tensors",
     "task_directory",

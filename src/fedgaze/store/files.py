@@ -1,5 +1,6 @@
 """Writing files so that a reader, or a power cut, never meets half of one."""
 
+import errno
 import json
 import os
 import tempfile
@@ -12,7 +13,20 @@ from torch import Tensor
 
 from fedgaze.errors import FedgazeError
 
-__all__ = ["atomic", "load_tensors", "save_tensors", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "atomic",
+    "load_tensors",
+    "no_room",
+    "save_tensors",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether an error means that the disk, or what somebody may use of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from fedgaze.errors import FedgazeError, nearest
-from fedgaze.store.files import save_tensors, write_json
+from fedgaze.store.files import no_room, save_tensors, write_json
 
 __all__ = ["Run", "checkpoint_of", "find_run", "task_directory", "unfinished_runs"]
 
@@ -74,6 +74,9 @@ class Run:
             image_shape: Channels, height and width of the images.
             directory: The task's own directory.
             demo: Marks the record as the demo's.
+
+        Raises:
+            FedgazeError: It cannot be written; nothing is left of it.
         """
         if demo and _is_demo(path):
             with _lock(path):
@@ -84,9 +87,13 @@ class Run:
             "directory": str(directory) if directory else None,
             "demo": demo,
         }
-        run = cls(path, description, _empty(task, classes, image_shape))
-        write_json(path / RUN, description)
-        run.write_summary()
+        try:
+            run = cls(path, description, _empty(task, classes, image_shape))
+            run.write()
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            why = "the disk is full" if no_room(error) else error.strerror
+            raise FedgazeError(f"{path} cannot be written: {why}") from error
         return run
 
     @classmethod
@@ -132,8 +139,12 @@ class Run:
         save_tensors(self.checkpoint(number), weights)
         if state:
             save_tensors(self.strategy_state(number), state)
-        self.summary["rounds"].append(record)
-        self.write_summary()
+        whole = self.summary | {"rounds": [*self.summary["rounds"], record]}
+        if "versions_pending" in whole:
+            waits = {"round": number, "reason": "not stored yet"}
+            whole["versions_pending"] = [*whole["versions_pending"], waits]
+        write_json(self.path / SUMMARY, whole)
+        self.summary = whole
         if number > 1:
             self.strategy_state(number - 1).unlink(missing_ok=True)
 
@@ -163,6 +174,11 @@ class Run:
         self.summary.pop("failure", None)
         self.write_summary()
 
+    def write(self) -> None:
+        """Replace both files of the record by what it holds now."""
+        write_json(self.path / RUN, self.description)
+        self.write_summary()
+
     def write_summary(self) -> None:
         """Replace ``summary.json`` by what the summary holds now."""
         write_json(self.path / SUMMARY, self.summary)
@@ -173,14 +189,15 @@ class Run:
 
 
 def unfinished_runs(base: Path) -> list[Path]:
-    """The runs below a folder that are not complete, the one written to last first."""
+    """The runs below a folder that lack rounds or stored versions, the latest written first."""
     found = []
     for path in base.glob(f"*/{SUMMARY}"):
         try:
-            status = json.loads(path.read_text(encoding="utf-8"))["status"]
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            left = summary["status"] != "complete" or summary.get("versions_pending")
         except (ValueError, KeyError):
             continue
-        if status != "complete" and (path.parent / RUN).is_file():
+        if left and (path.parent / RUN).is_file():
             found.append(path)
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     return [path.parent for path in found]

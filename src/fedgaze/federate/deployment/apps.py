@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from fedgaze.federate.client import Terms, client_app
 from fedgaze.federate.deployment.asks import put_question
 from fedgaze.federate.deployment.bundle import ASK, RECORD, client_task
 from fedgaze.federate.deployment.roster import find_roster
-from fedgaze.federate.run import carry_out
+from fedgaze.federate.run import carry_out, close_record
 from fedgaze.federate.server import Server
 from fedgaze.federate.setup import prepare
-from fedgaze.store import Run
+from fedgaze.store import Run, not_stored
 
 __all__ = ["CLIENT_DATA", "CLIENT_HOME", "bundled_client_app", "bundled_server_app"]
 
@@ -70,21 +71,26 @@ def conduct(grid: Grid, record: Path) -> None:
     LOG.setLevel(logging.INFO)
     try:
         task = parse_task(run.description["task"], run.directory)
-        server = Server(prepare(task), run, _Logged())
+        whole = run.rounds_done >= task.num_rounds
+        server = None if whole else Server(prepare(task), run, _Logged())
     except FedgazeError as error:
         LOG.info("the run failed: %s", error)
         run.fail(str(error))
         run.close()
         raise
     try:
-        carry_out(server, lambda: server.main(grid, find_roster(task)))
+        if server is None:
+            close_record(run, task)
+        else:
+            carry_out(server, partial(server.main, grid, find_roster(task)))
     except FedgazeError as error:
         LOG.info("the run failed: %s", error)
         raise
     except Exception:
         LOG.exception("the run ended with an error of fedgaze itself")
         raise
-    LOG.info("the run is complete")
+    left = not_stored(run.summary)
+    LOG.info("the run is complete%s", f" but for {left}" if left else "")
 
 
 class _Logged:

@@ -65,8 +65,8 @@ client_app = bundled_client_app(Path(__file__).parent)
 def pack_task(task: Task, classes: tuple[str, ...]) -> bytes:
     """Bundle a task: what clients may know of its configuration, and its directory's Python files.
 
-    Paths of this machine, trackers and their accounts are left out: a client's data lies where the
-    client says.
+    Paths of this machine, its storage, trackers and their accounts are left out: a client's data
+    lies where the client says.
 
     Args:
         task: The task.
@@ -81,6 +81,7 @@ def pack_task(task: Task, classes: tuple[str, ...]) -> bytes:
     values["xai"]["save_dir"] = "heatmaps"
     values.pop("wandb")
     values.pop("trackers")
+    values.pop("storage")
     files = {
         "pyproject.toml": _PYPROJECT.encode(),
         "fedgaze_task.py": _APPS.encode(),

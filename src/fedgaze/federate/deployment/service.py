@@ -163,7 +163,8 @@ def resubmit(home: ServerHome, name: str) -> Job:
         FedgazeError: There is no such run, or it is not to be gone on with.
     """
     job = Jobs(home).find(name)
-    if job.status not in ("failed", "stopped"):
+    left = job.status == "complete" and job.summary.get("versions_pending")
+    if job.status not in ("failed", "stopped") and not left:
         raise FedgazeError(f"{name} is {job.status}: there is nothing to resume")
     run = Run.open(Path(job.record), PATIENCE)
     try:
