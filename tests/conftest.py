@@ -1,9 +1,13 @@
 """What every test may ask for."""
 
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
+from tests.flaky import Flaky
 
 # Two workers on two cores: threads of both would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,3 +24,12 @@ def real_data() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return DATA
+
+
+@pytest.fixture
+def flaky() -> Iterator[type[Flaky]]:
+    """A storage that does what it should until it is told otherwise."""
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    Flaky.faults, Flaky.calls, Flaky.go_on = {}, [], threading.Event()
+    yield Flaky
+    Flaky.go_on.set()

@@ -47,7 +47,6 @@ class Versions:
         if "mark" not in run.description:
             # Runs of the same name, on other machines too, have folders of their own.
             run.description["mark"] = token_hex(4)
-            run.write()
         folder = f"{run.path.resolve().name}-{run.description['mark']}"
         self._storage = Storage(url, folder)
         run.summary.setdefault("versions", [])
@@ -58,6 +57,7 @@ class Versions:
             for number in (each["round"] for each in run.summary["rounds"])
             if number not in stored
         ]
+        run.write()
 
     @property
     def _pending(self) -> list[dict[str, Any]]:
@@ -124,11 +124,12 @@ class Versions:
         if attempt is None:
             return True
         over = not attempt.is_alive()  # before it is listened to: it may end in between
-        outcomes = dict(attempt.said())
+        outcomes: dict[int, Stored | str] = dict(attempt.said())
         if not over and attempt.stalled:
             attempt.leave()
             late = f"the storage gave no sign of life for {attempt.patience:.0f} s"
-            outcomes = dict.fromkeys(attempt.files, late) | outcomes
+            silent: dict[int, Stored | str] = dict.fromkeys(attempt.files, late)
+            outcomes = silent | outcomes
         if over or attempt.left:
             self._attempt = None
         if outcomes:
