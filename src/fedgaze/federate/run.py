@@ -61,8 +61,6 @@ def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> 
         directory=task.directory,
         demo=demo,
     )
-    if (split := describe_split(setup)) is not None:
-        run.summary["split"] = split
     return _on_engine(Server(setup, run, observer))
 
 
@@ -169,6 +167,8 @@ def carry_out(server: Server, engine: Callable[[], None]) -> Run:
     tracking = None
     try:
         with _ending(run, task):
+            if (split := describe_split(server.setup)) is not None:
+                run.summary["split"] = split
             run.write()
             tracking = Tracking(task, run.path)
             server.trackers.append(tracking.log)
