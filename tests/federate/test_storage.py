@@ -96,6 +96,18 @@ def test_the_storage_may_change(small: Small, tmp_path: Path, flaky: type[Flaky]
         resume(tmp_path / "r", None, Silent())
 
 
+def test_a_storage_that_is_not_wanted_any_more(
+    small: Small, tmp_path: Path, flaky: type[Flaky]
+) -> None:
+    flaky.plan(put=itertools.repeat("raise"))
+    task = few(small, f"flaky://{tmp_path}/a", num_rounds=1)
+    start(parse_task(task), tmp_path / "runs" / "r", Silent())
+    run = resume(tmp_path / "runs" / "r", parse_task(task | {"storage": None}), Silent())
+    assert "versions_pending" not in run.summary
+    with pytest.raises(FedgazeError, match="no unfinished run"):
+        find_unfinished(tmp_path / "runs")
+
+
 def test_an_interrupted_run_stores_all_its_rounds(small: Small, tmp_path: Path) -> None:
     task = few(small, f"file://{tmp_path}/share", num_rounds=3)
     with pytest.raises(Stop):

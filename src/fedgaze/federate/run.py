@@ -112,6 +112,8 @@ def _check_unclosed(run: Run, task: Task) -> None:
         stored = {each["round"] for each in run.summary.get("versions", [])}
         if any(each["round"] not in stored for each in run.summary["rounds"]):
             return
+    elif run.summary.get("versions_pending"):
+        return  # they are not wanted any more
     if run.summary["status"] == "complete" and (run.path / "report.html").is_file():
         raise FedgazeError(f"{run.path} is complete: it has {run.rounds_done} rounds")
 

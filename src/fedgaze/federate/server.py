@@ -150,7 +150,8 @@ class Server:
                 updates.append(read_reply(reply, client, self.like))
             except FedgazeError as error:
                 if NO_ROOM in str(error) and self.setup.task.engine != "deployment":
-                    raise  # its disk is ours, too: a resumed run has its update
+                    # Its disk is ours, too: a resumed run has its update.
+                    raise FedgazeError(NO_ROOM) from error
                 failures.append({"client": client, "reason": str(error)})
         for message in self.sent:
             if (node := message.metadata.dst_node_id) not in answered:

@@ -27,6 +27,8 @@ from fedgaze.store.files import no_room, save_tensors, write_json
 __all__ = ["Run", "checkpoint_of", "find_run", "task_directory", "unfinished_runs"]
 
 RUN, SUMMARY = "run.json", "summary.json"
+WAITS = "not stored yet"
+"""Why a version is pending that was not tried."""
 
 
 class Run:
@@ -141,7 +143,7 @@ class Run:
             save_tensors(self.strategy_state(number), state)
         whole = self.summary | {"rounds": [*self.summary["rounds"], record]}
         if "versions_pending" in whole:
-            waits = {"round": number, "reason": "not stored yet"}
+            waits = {"round": number, "reason": WAITS}
             whole["versions_pending"] = [*whole["versions_pending"], waits]
         write_json(self.path / SUMMARY, whole)
         self.summary = whole

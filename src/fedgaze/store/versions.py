@@ -14,7 +14,7 @@ from secrets import token_hex
 from typing import Any
 
 from fedgaze.errors import FedgazeError
-from fedgaze.store.run import Run
+from fedgaze.store.run import WAITS, Run
 from fedgaze.store.storage import Storage, Stored
 
 __all__ = ["Versions", "not_stored"]
@@ -25,7 +25,6 @@ SLOWEST = 1e6
 """Bytes a second that a storage is expected to take."""
 TRIES, PAUSE = 4, 1.0
 """How often what is pending is tried at a run's end, and the first pause in seconds; it doubles."""
-WAITS = "not stored yet"
 
 
 class Versions:
@@ -43,6 +42,7 @@ class Versions:
         self._attempt: _Attempt | None = None
         self._storage: Storage | None = None
         if url is None:
+            run.summary.pop("versions_pending", None)
             return
         if "mark" not in run.description:
             # Runs of the same name, on other machines too, have folders of their own.
