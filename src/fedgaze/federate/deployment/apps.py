@@ -2,7 +2,6 @@
 
 import logging
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,8 @@ def conduct(grid: Grid, record: Path) -> None:
         if server is None:
             close_record(run, task)
         else:
-            carry_out(server, partial(server.main, grid, find_roster(task)))
+            main = server.main
+            carry_out(server, lambda: main(grid, find_roster(task)))
     except FedgazeError as error:
         LOG.info("the run failed: %s", error)
         raise
