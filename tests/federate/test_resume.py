@@ -38,7 +38,11 @@ class StopsIn(Silent):
 
 
 def without_times(summary: dict[str, Any]) -> dict[str, Any]:
-    rounds = [{k: v for k, v in each.items() if k != "seconds"} for each in summary["rounds"]]
+    rounds = [
+        {key: value for key, value in each.items() if key not in ("seconds", "system")}
+        | {"clients": [{k: v for k, v in one.items() if k != "system"} for one in each["clients"]]}
+        for each in summary["rounds"]
+    ]
     return summary | {"rounds": rounds}
 
 

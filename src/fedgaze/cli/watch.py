@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["Watch", "final_table"]
 
@@ -79,10 +80,13 @@ class Watch:
             soft_wrap=True,
         )
         for failure in record["failures"]:
-            self._console.print(
-                f"  [yellow]client {failure['client']} failed: {failure['reason']}", markup=True
-            )
+            self.trouble(f"client {failure['client']} failed: {failure['reason']}")
         self._progress.update(self._bar, completed=record["round"], doing="")
+
+    def trouble(self, text: str) -> None:
+        """Something beside the run went wrong; the run goes on."""
+        # No markup: the words may be a client's, and a bracket in them is no style.
+        self._console.print(Text(f"  {text}", "yellow"), soft_wrap=True)
 
 
 def final_table(record: dict[str, Any], planted: list[int]) -> Table:

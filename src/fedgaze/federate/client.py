@@ -15,6 +15,7 @@ from fedgaze.federate.ask import Answer, Question, answer, read_question
 from fedgaze.federate.exchange import fingerprint, pack, unpack
 from fedgaze.federate.look import Probe, look, make_probe, profile, write_look
 from fedgaze.federate.setup import Setup, reason, seeded, setup_of, threads
+from fedgaze.federate.system import Meter, carried_bytes
 from fedgaze.store import load_tensors, save_tensors
 from fedgaze.train import Drift, LearnerProtocol, Score, State
 
@@ -62,7 +63,14 @@ def client_app(task: Task, home: Path, terms: Terms = NO_TERMS) -> ClientApp:
         arrays = message.content.array_records["arrays"]
         config: dict[str, Any] = dict(message.content.config_records["config"])
         proximal_mu = float(config.get("proximal-mu", 0.0))
-        reply = client(context).train(arrays, config["server-round"], proximal_mu)
+        worker = client(context)
+        meter = Meter(worker.setup.device)
+        reply = worker.train(arrays, config["server-round"], proximal_mu)
+        traffic = {
+            "received_bytes": carried_bytes(message.content),
+            "sent_bytes": carried_bytes(reply),
+        }
+        reply["system"] = ConfigRecord({**meter.read(), **traffic, "threads": task.resources.cpu})
         return Message(reply, reply_to=message)
 
     @app.evaluate()

@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.exchange import unpack
 from fedgaze.federate.look import nested
+from fedgaze.federate.system import read_system
 from fedgaze.store import write_bytes
 from fedgaze.train import State
 
@@ -78,6 +79,8 @@ def read_reply(reply: Message, client: int, like: State) -> Update:
         "train": _score(metrics, "train"),
         "validation": _score(metrics, "validation"),
     }
+    if system := read_system(content.config_records.get("system", ConfigRecord())):
+        entry["system"] = system
     if "failed" in said:
         entry["explanation"] = {"failed": str(said["failed"])[:1000]}
     elif "explained" in said:

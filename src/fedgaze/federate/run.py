@@ -19,6 +19,7 @@ from fedgaze.federate.client import client_app
 from fedgaze.federate.division import describe_split
 from fedgaze.federate.grid import LocalGrid
 from fedgaze.federate.ordered import AskedRoster
+from fedgaze.federate.page import Page
 from fedgaze.federate.server import Observer, Server
 from fedgaze.federate.setup import prepare
 from fedgaze.federate.track import Tracking
@@ -146,22 +147,27 @@ def carry_out(server: Server, engine: Callable[[], None]) -> Run:
         FedgazeError: It went wrong; the record says why, and can be resumed.
     """
     _quiet()
-    tracking = None
+    run, tracking = server.run, None
     try:
-        tracking = Tracking(server.setup.task, server.run.path)
-        server.trackers.append(tracking.log)
+        tracking = Tracking(server.setup.task, run, server.observer.trouble)
+        page = Page(run.path, server.observer.trouble, always=tracking.wanted)
+        server.after_round += [page.after_round, tracking.log]
         engine()
-        write_federated_report(server.run.path)
+        write_federated_report(run.path)
     except (FedgazeError, OSError) as error:
         sentence = _no_room(error) or str(error)
         with suppress(OSError):  # what is whole stays whole, and says that it is not complete
-            server.run.fail(sentence)
+            run.fail(sentence)
         raise FedgazeError(sentence) from error
     finally:
-        server.run.close()
-        if tracking:
-            tracking.close(server.run.path / "report.html")
-    return server.run
+        try:
+            # Where the disk is full that was said above, and the note on a tracker has no room.
+            with suppress(OSError, FedgazeError):
+                if tracking and not tracking.close():
+                    write_federated_report(run.path)  # which says so
+        finally:
+            run.close()
+    return run
 
 
 def _local(server: Server) -> None:

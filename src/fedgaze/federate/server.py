@@ -12,12 +12,14 @@ from flwr.serverapp import Grid
 from fedgaze.data import mark_mask, stamp
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.exchange import fingerprint, pack, unpack
+from fedgaze.federate.grid import LocalGrid
 from fedgaze.federate.look import Probe, look, make_probe, nested, profile, write_look
 from fedgaze.federate.observed import observed
 from fedgaze.federate.ordered import OrderedGrid, Roster, Wait, gather
 from fedgaze.federate.replies import Update, finite, keep_shared, read_reply
 from fedgaze.federate.setup import Setup, reason
 from fedgaze.federate.strategies import resolve_strategy, restore_memory, strategy_memory
+from fedgaze.federate.system import Meter, carried_bytes
 from fedgaze.measure import causal_drop, mass_on
 from fedgaze.store import Run, load_tensors, save_tensors
 from fedgaze.train import State
@@ -45,6 +47,9 @@ class Observer(Protocol):
     def round_done(self, record: dict[str, Any]) -> None:
         """A round is whole and written: its entry of the summary."""
 
+    def trouble(self, text: str) -> None:
+        """Something beside the run went wrong; the run goes on."""
+
 
 class Server:
     """The server's side of a run.
@@ -59,7 +64,7 @@ class Server:
         self.setup = setup
         self.run = run
         self.observer = observer
-        self.trackers: list[Callable[[dict[str, Any]], None]] = []
+        self.after_round: list[Callable[[dict[str, Any]], None]] = []
         self.learner = setup.new_learner()
         self.like = self.learner.get_parameters()
         self.numbers: dict[int, int] = {}
@@ -69,6 +74,8 @@ class Server:
         self.record: dict[str, Any] = {}
         self.sent: list[Message] = []
         self.began = 0.0
+        self.meter = Meter()
+        self.shared_process = False
 
     def main(self, grid: Grid, roster: Roster) -> None:
         """Carry out the rounds that are left.
@@ -78,6 +85,7 @@ class Server:
             roster: Says which node is which client.
         """
         self._roster = roster
+        self.shared_process = isinstance(grid, LocalGrid)
         task, done = self.setup.task, self.run.rounds_done
         self.observer.run_started(task.num_rounds, done)
         kind, arguments = resolve_strategy(task)
@@ -120,6 +128,7 @@ class Server:
     def open_round(self, number: int, arrays: ArrayRecord, messages: list[Message]) -> None:
         """Take down what goes out."""
         self.began = time.monotonic()
+        self.meter = Meter()
         self.received = unpack(arrays, self.like)
         self.sent = messages
         clients = sorted(self.numbers[message.metadata.dst_node_id] for message in messages)
@@ -129,6 +138,8 @@ class Server:
             if client not in self.there
         ]
         self.record = {"round": number, "global": {}, "clients": [], "failures": absent}
+        sent = sum(carried_bytes(message.content) for message in messages)
+        self.record["system"] = {"sent_bytes": sent}
         self.observer.round_started(number, clients)
 
     def read_updates(self, replies: list[Message]) -> list[Message]:
@@ -142,6 +153,9 @@ class Server:
         """
         updates: list[Update] = []
         failures: list[dict[str, Any]] = self.record["failures"]
+        self.record["system"]["received_bytes"] = sum(
+            carried_bytes(reply.content) for reply in replies if reply.has_content()
+        )
         answered = set()
         for reply in replies:
             node = self._sender(reply)
@@ -253,7 +267,8 @@ class Server:
         if self._looks:
             self.record["global"]["explanation"] = self._look_at(state, "global")
         self.record["seconds"] = round(time.monotonic() - self.began, 3)
+        self.record["system"] |= self.meter.read() | {"shared_process": self.shared_process}
         self.run.commit(self.record, state, memory)
-        for track in self.trackers:
-            track(self.record)
+        for each in self.after_round:
+            each(self.record)
         self.observer.round_done(self.record)

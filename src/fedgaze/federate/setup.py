@@ -24,7 +24,6 @@ from fedgaze.data import (
 )
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.strategies import resolve_strategy
-from fedgaze.federate.track import wanted_trackers
 from fedgaze.models import build_model, choose_device, task_object
 from fedgaze.store import check_tracker
 from fedgaze.train import LEARNERS, LearnerProtocol, TorchLearner, find_hooks
@@ -102,6 +101,12 @@ class Setup:
                 )
         numbers = torch.tensor([self.dataset.classes.index(name) for name in names])
         return images.select(torch.arange(len(images.labels)), numbers[images.labels])
+
+
+def wanted_trackers(task: Task) -> list[str]:
+    """The trackers that the task asks for, by its newer or its older key."""
+    older = ["wandb"] if task.wandb.use else []
+    return list(dict.fromkeys([*task.trackers, *older]))
 
 
 def prepare(task: Task) -> Setup:
@@ -203,7 +208,7 @@ def _cached(values: str, directory: Path | None, classes: tuple[str, ...] | None
     return Setup(task, dataset, choose_device(task.device))
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What went wrong, as a record says it: our own sentences need no type before them."""
     return str(error) if isinstance(error, FedgazeError) else f"{type(error).__name__}: {error}"
 

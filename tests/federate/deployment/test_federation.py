@@ -45,7 +45,7 @@ def test_a_federation_outlives_its_parts(farm: Farm, real_data: Path) -> None:
     wait_for(lambda: farm.rounds("mnist") == 3, 200, "the end of round 3")
     farm.call("client", "start", "c")
     folder = farm.folder / "runs" / "mnist"
-    wait_for((folder / "report.html").exists, 400, "the end")
+    wait_for(lambda: farm.record("mnist")["status"] == "complete", 400, "the end")
 
     summary = farm.record("mnist")
     rounds = summary["rounds"]

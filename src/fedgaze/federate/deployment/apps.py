@@ -104,3 +104,6 @@ class _Logged:
         LOG.info("round %d is whole: accuracy %s", record["round"], score["accuracy"])
         for failure in record["failures"]:
             LOG.info("  client %s failed: %s", failure["client"], failure["reason"])
+
+    def trouble(self, text: str) -> None:
+        LOG.info("%s", text)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgaze.report.federated.charts import Chart, Series, learning_charts, look_charts
+from fedgaze.report.federated.costs import make_costs
 from fedgaze.report.federated.gallery import Gallery, make_gallery
 from fedgaze.report.federated.record import Record, Source, mapping, number, read_record
 from fedgaze.report.federated.split import make_split
@@ -72,6 +73,7 @@ def _render(record: Record) -> str:
         sources=[each for each in sources if any(each in chart.series for chart in looks)],
         gallery=gallery,
         final=final_table(record),
+        costs=make_costs(record),
         troubles=_troubles(record),
         settings=list(_settings(record.task)),
         chart_data=_chart_data([*learning, *looks], slots, emphasised),
@@ -187,9 +189,12 @@ def final_table(record: Record) -> FinalTable | None:
     return FinalTable(last, source, taken[source], rows)
 
 
-def _troubles(record: Record) -> list[tuple[int, str]]:
-    """What went wrong, by round."""
-    troubles = []
+def _troubles(record: Record) -> list[tuple[int | None, str]]:
+    """What went wrong, by round; first what concerns no single one."""
+    troubles: list[tuple[int | None, str]] = [
+        (None, f"The tracker {name} {what}")
+        for name, what in mapping(record.summary.get("trackers")).items()
+    ]
     for round_ in record.rounds:
         entry = record.round(round_)
         troubles += [
