@@ -53,10 +53,11 @@ class Meter:
             "seconds": round(time.perf_counter() - self._began, 3),
             "cpu_seconds": round(time.process_time() - self._cpu, 3),
         }
+        now = 0
         with suppress(OSError, psutil.Error):  # where /proc is hidden from it
-            facts["memory_bytes"] = psutil.Process().memory_info().rss
+            facts["memory_bytes"] = now = psutil.Process().memory_info().rss
         if (peak := _peak()) is not None:
-            facts["peak_memory_bytes"] = peak
+            facts["peak_memory_bytes"] = max(peak, now)  # Linux counts its peak with some delay
         if self._device is not None:
             facts["device"] = str(self._device)
             if self._device.type == "cuda":
