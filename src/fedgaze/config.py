@@ -6,6 +6,7 @@ nearest right one. What only the running task can know (does the model have this
 by :func:`fedgaze.federate.prepare`, also before anything is written.
 """
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,16 @@ from pydantic import (
 
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["DatasetSpec", "ModelSpec", "PlantSpec", "StrategySpec", "Task", "XaiSpec", "load_task"]
+__all__ = [
+    "DatasetSpec",
+    "ModelSpec",
+    "PlantSpec",
+    "SelectionSpec",
+    "StrategySpec",
+    "Task",
+    "XaiSpec",
+    "load_task",
+]
 
 Share = Literal["none", "profile", "maps", "overlays"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -72,6 +82,11 @@ class StrategySpec(_Target):
     """A strategy class of Flower by ``_target_`` and its arguments; ``fedavg`` is short for it."""
 
     target: str = Field(default="flwr.serverapp.strategy.FedAvg", alias="_target_")
+
+    @property
+    def short(self) -> str:
+        """The class's name in small letters and digits: ``multikrum`` of ``Multi-Krum``."""
+        return re.sub(r"[^a-z0-9]", "", self.target.rpartition(".")[2].lower())
 
 
 def _strategy(value: object) -> object:
@@ -159,6 +174,39 @@ class GateSpec(_Section):
     """How many updates a round needs at least."""
 
 
+class SelectionSpec(_Section):
+    """Who trains in a round."""
+
+    by: Literal["all", "random", "metric", "explicit"] = "all"
+    count: Positive | None = None
+    """How many, at random or by a metric; the same as ``clients_per_round``."""
+    metric: str = "validation.loss"
+    """The number by which clients are chosen, as their entry of the record has it."""
+    prefer: Literal["high", "low"] = "high"
+    """Which end of the metric trains."""
+    candidates: Positive | None = None
+    """Choose by the metric among so many clients drawn at random; among all by default."""
+    clients: list[Annotated[int, Field(ge=0)]] | None = None
+    """With ``explicit``: who, counted from 0."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        only = {"clients": "explicit", "metric": "metric", "prefer": "metric"}
+        only |= {"candidates": "metric"}
+        for key, kind in only.items():
+            changed = getattr(self, key) != type(self).model_fields[key].default
+            if changed and self.by != kind:
+                raise ValueError(f"'{key}' belongs to by={kind}, not to by={self.by}")
+        if self.by == "explicit":
+            if not self.clients:
+                raise ValueError("by=explicit needs 'clients', such as [0, 2]")
+            if len(set(self.clients)) < len(self.clients):
+                raise ValueError(f"clients={self.clients} names a client twice")
+        if self.count is not None and self.by in ("all", "explicit"):
+            raise ValueError(f"'count' belongs to by=random and by=metric, not to by={self.by}")
+        return self
+
+
 class ServerSpec(_Section):
     """The server's part: its strategy."""
 
@@ -204,6 +252,8 @@ class Task(_Section):
     num_clients: Positive = 4
     clients_per_round: Positive | None = None
     """How many clients train in a round; all by default."""
+    selection: SelectionSpec | None = None
+    """Who they are; by default drawn at random."""
     server: ServerSpec = Field(default_factory=ServerSpec)
     xai: XaiSpec = Field(default_factory=XaiSpec)
     gate: GateSpec = Field(default_factory=GateSpec)
@@ -253,6 +303,7 @@ class Task(_Section):
                 f"clients_per_round={self.clients_per_round} is more than "
                 f"num_clients={self.num_clients}"
             )
+        self._check_selection()
         plant = self.dataset.plant
         if plant and max(plant.clients) >= self.num_clients:
             raise ValueError(
@@ -265,6 +316,43 @@ class Task(_Section):
                 "set xai.run_location to server or both, or gate.policy to report"
             )
         return self
+
+    def _check_selection(self) -> None:
+        spec, said = self.selection, self.clients_per_round
+        if spec is None:
+            return
+        named = spec.clients or []
+        if spec.count is not None and spec.count > self.num_clients:
+            raise ValueError(
+                f"selection.count={spec.count} is more than num_clients={self.num_clients}"
+            )
+        if named and max(named) >= self.num_clients:
+            raise ValueError(
+                f"selection.clients={named} names a client that is not there: "
+                f"they are counted from 0 to {self.num_clients - 1}"
+            )
+        meant = self.selected
+        if spec.by in ("random", "metric") and meant is None:
+            raise ValueError(f"selection.by={spec.by} needs selection.count: how many train")
+        if meant and spec.candidates is not None and spec.candidates < meant:
+            raise ValueError(
+                f"selection.candidates={spec.candidates} are fewer than the {meant} that train"
+            )
+        if said not in (None, meant):
+            raise ValueError(
+                f"clients_per_round={said} and selection, by which {meant} clients train, "
+                "contradict each other: keep one"
+            )
+
+    @property
+    def selected(self) -> int | None:
+        """How many clients train in a round, as far as ``selection`` or its short form says it."""
+        spec = self.selection
+        if spec is None or (spec.by in ("random", "metric") and spec.count is None):
+            return self.clients_per_round
+        return {"all": self.num_clients, "explicit": len(spec.clients or [])}.get(
+            spec.by, spec.count
+        )
 
     def public(self) -> dict[str, Any]:
         """The task as plain values for records, pages and logs: without its secrets."""

@@ -1,6 +1,7 @@
 """The client: trains on its own images, judges and explains itself, and says what it may say."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ def client_app(task: Task, home: Path) -> ClientApp:
     def _train(message: Message, context: Context) -> Message:
         arrays = message.content.array_records["arrays"]
         config: dict[str, Any] = dict(message.content.config_records["config"])
-        proximal_mu = float(config.get("proximal-mu", 0.0))
-        reply = client(context).train(arrays, config["server-round"], proximal_mu)
+        order = Order(
+            proximal_mu=float(config.get("proximal-mu", 0.0)),
+            judge_received=bool(config.get("judge-received", 0)),
+        )
+        reply = client(context).train(arrays, config["server-round"], order)
         return Message(reply, reply_to=message)
 
     @app.evaluate()
@@ -54,6 +58,23 @@ def client_app(task: Task, home: Path) -> ClientApp:
         return Message(content, reply_to=message)
 
     return app
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a strategy asks of local training.
+
+    Attributes:
+        proximal_mu: FedProx's, 0 for none.
+        judge_received: Whether to judge the received weights on the training images: q-FedAvg
+            weighs clients by this loss.
+    """
+
+    proximal_mu: float = 0.0
+    judge_received: bool = False
+
+
+PLAIN = Order()
 
 
 class Client:
@@ -79,16 +100,16 @@ class Client:
         self.training: Images = images.select(kept, images.labels[kept])
         self.validation: Images = images.select(held, images.labels[held])
 
-    def train(self, arrays: ArrayRecord, number: int, proximal_mu: float = 0.0) -> RecordDict:
+    def train(self, arrays: ArrayRecord, number: int, order: Order = PLAIN) -> RecordDict:
         """Train from the received weights, judge and explain the result, answer.
 
         Args:
             arrays: The global weights.
             number: The round, from 1.
-            proximal_mu: FedProx's, 0 for none.
+            order: What the strategy asks for.
 
         Returns:
-            ``arrays`` (weights), ``metrics`` (numbers that Flower averages), ``client`` (who), and
+            ``arrays`` (weights), ``metrics`` (how many images, how well), ``client`` (who), and
             as far as the task lets it: ``profile`` (scalars), ``shared`` (files) and ``failed``.
         """
         task = self.setup.task
@@ -96,7 +117,10 @@ class Client:
         received = unpack(arrays, learner.get_parameters())
         with threads(task.resources.cpu), seeded(task.random_seed, number, self.number):
             learner.set_parameters(received)
-            trained = learner.train(self.training, Drift(proximal_mu))
+            judged = {}
+            if order.judge_received:
+                judged["received_loss"] = learner.evaluate(self.training).loss
+            trained = learner.train(self.training, Drift(order.proximal_mu))
             valid = learner.evaluate(self.validation)
             state = learner.get_parameters()
             save_tensors(self._local_model(number), state)
@@ -108,6 +132,7 @@ class Client:
                             "num-examples": len(self.training.labels),
                             **_named("train", trained),
                             **_named("validation", valid),
+                            **judged,
                         }
                     ),
                     "client": ConfigRecord({"client": self.number}),

@@ -20,13 +20,14 @@ _CARRIED = {torch.float16, torch.float32, torch.float64}
 def pack(state: Mapping[str, Tensor]) -> ArrayRecord:
     """Weights and buffers (BatchNorm's among them) as a record that Flower carries.
 
-    What is no float16, float32 or float64 travels as float64.
+    What is no float16, float32 or float64 travels as float64, and a single number as a vector of
+    one: Flower's clipping changes arrays in place, which NumPy does not do to single numbers.
     """
     return ArrayRecord({name: Array(_carried(value).numpy()) for name, value in state.items()})
 
 
 def _carried(value: Tensor) -> Tensor:
-    value = value.detach().cpu()
+    value = value.detach().cpu().reshape(value.shape or (1,))
     return value if value.dtype in _CARRIED else value.double()
 
 
@@ -55,7 +56,7 @@ def unpack(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> State:
             )
         if not value.isfinite().all():
             raise FedgazeError(f"'{name}' holds a value that is not finite")
-        state[name] = _brought_back(value, expected.dtype)
+        state[name] = _brought_back(value, expected)
     return state
 
 
@@ -73,12 +74,13 @@ def settle(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> ArrayRecord:
         value = torch.from_numpy(np.array(array.numpy()))
         if name.endswith("running_var"):
             value = value.clamp(min=0)
-        state[name] = _brought_back(value, like[name].dtype)
+        state[name] = _brought_back(value, like[name])
     return pack(state)
 
 
-def _brought_back(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return (value if dtype.is_floating_point else value.round()).to(dtype)
+def _brought_back(value: Tensor, like: Tensor) -> Tensor:
+    value = value if like.dtype.is_floating_point else value.round()
+    return value.to(like.dtype).reshape(like.shape)
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

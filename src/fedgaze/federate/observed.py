@@ -1,6 +1,5 @@
 """A strategy of Flower's, watched: the server sees each reply before it is merged."""
 
-import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -8,8 +7,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fedgaze.federate.exchange import settle
 from fedgaze.federate.replies import finite
+from fedgaze.federate.selection import shown_only
 
 if TYPE_CHECKING:
     from fedgaze.federate.server import Server
@@ -22,7 +21,7 @@ def observed(kind: type[FedAvg], server: "Server", done: int) -> type[FedAvg]:
 
     Args:
         kind: The strategy class.
-        server: Is shown messages and replies, and says which may be merged.
+        server: Chooses who trains, is shown messages and replies, and says what is merged.
         done: Rounds of an earlier process; Flower counts from 1 again, the strategy goes on.
     """
 
@@ -31,20 +30,30 @@ def observed(kind: type[FedAvg], server: "Server", done: int) -> type[FedAvg]:
             self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
         ) -> Iterable[Message]:
             number = server_round + done
-            # Flower samples clients with Python's global generator.
-            before = random.getstate()
-            random.seed(f"{server.setup.task.random_seed} {number}")
-            messages = list(super().configure_train(number, arrays, config, grid))
-            random.setstate(before)
-            server.open_round(number, arrays, messages)
-            return messages
+            part = server.merging.part(arrays)
+            with shown_only(self, grid, server.choose(number, grid)) as chosen:
+                messages = list(super().configure_train(number, part, config, chosen))
+            return server.open_round(number, arrays, messages)
 
         def aggregate_train(
             self, server_round: int, replies: Iterable[Message]
         ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-            updates = server.read_updates(list(replies))
-            arrays, metrics = super().aggregate_train(server_round + done, updates)
-            return arrays and settle(arrays, server.like), metrics
+            def aggregate(updates: list[Message]) -> ArrayRecord | None:
+                merged: ArrayRecord | None
+                merged, _ = super(Observed, self).aggregate_train(server_round + done, updates)
+                return merged
+
+            return server.merge(server.read_updates(list(replies)), aggregate), None
+
+        def configure_evaluate(
+            self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+        ) -> Iterable[Message]:
+            number = server_round + done
+            nodes = server.choose_judges(number, grid, self)
+            if not nodes:
+                return []
+            with shown_only(self, grid, nodes) as chosen:
+                return list(super().configure_evaluate(number, arrays, config, chosen))
 
         def aggregate_evaluate(
             self, server_round: int, replies: Iterable[Message]

@@ -2,12 +2,12 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.exchange import unpack
@@ -43,13 +43,14 @@ class Update:
     message: Message
 
 
-def read_reply(reply: Message, client: int, like: State) -> Update:
+def read_reply(reply: Message, client: int, like: State, asked: Sequence[str] = ()) -> Update:
     """Read a reply to a training message.
 
     Args:
         reply: What came; its content is cut down to what strategies expect.
         client: Who sent it.
         like: A state of the model, which says what weights look like.
+        asked: Numbers that the strategy cannot do without.
 
     Raises:
         FedgazeError: It is an error, or its weights or numbers do not fit.
@@ -66,6 +67,10 @@ def read_reply(reply: Message, client: int, like: State) -> Update:
     samples = metrics.get("num-examples")
     if not isinstance(samples, int) or samples < 1:
         raise FedgazeError(f"the reply's num-examples={samples} is no count of samples")
+    for name in asked:
+        value = finite(metrics.get(name))
+        if value is None or value < 0:
+            raise FedgazeError(f"the reply's {name}={metrics.get(name)} is no number of at least 0")
     said: Mapping[str, Any] = content.config_records.get("client", ConfigRecord())
     files = {
         name: bytes(value)
@@ -86,7 +91,14 @@ def read_reply(reply: Message, client: int, like: State) -> Update:
         kinds = {"overlays": "jpg" in endings, "maps": "npy" in endings}
         kinds |= {"profile": "profile" in content.metric_records, "none": True}
         entry["explanation"]["shared"] = next(kind for kind, true in kinds.items() if true)
-    reply.content = RecordDict({"arrays": content.array_records["arrays"], "metrics": metrics})
+    arrays = content.array_records["arrays"]
+    reply.content = RecordDict(
+        {
+            # Some strategies pair arrays by their order, which is the model's, not the sender's.
+            "arrays": ArrayRecord({name: arrays[name] for name in like}),
+            "metrics": MetricRecord({key: metrics[key] for key in ("num-examples", *asked)}),
+        }
+    )
     return Update(client, state, entry, files, reply)
 
 

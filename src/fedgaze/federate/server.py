@@ -6,18 +6,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, QFedAvg
 
 from fedgaze.data import mark_mask, stamp
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.exchange import fingerprint, pack, unpack
+from fedgaze.federate.limits import lacking
 from fedgaze.federate.look import Probe, look, make_probe, nested, profile, write_look
+from fedgaze.federate.memory import restore_memory, strategy_memory
+from fedgaze.federate.merging import Merging
 from fedgaze.federate.observed import observed
 from fedgaze.federate.ordered import OrderedGrid, client_numbers
 from fedgaze.federate.replies import Update, finite, keep_shared, read_reply
+from fedgaze.federate.selection import choose, choose_judges
 from fedgaze.federate.setup import Setup, reason
-from fedgaze.federate.strategies import resolve_strategy, restore_memory, strategy_memory
+from fedgaze.federate.strategies import resolve_strategy
 from fedgaze.measure import causal_drop, mass_on
 from fedgaze.store import Run, load_tensors, save_tensors
 from fedgaze.train import State
@@ -58,6 +63,8 @@ class Server:
         self.trackers: list[Callable[[dict[str, Any]], None]] = []
         self.learner = setup.new_learner()
         self.like = self.learner.get_parameters()
+        self.kind, self.arguments = resolve_strategy(setup.task)
+        self.merging = Merging(self.kind, self.like, self.learner.statistics())
         self.numbers: dict[int, int] = {}
         self._received_look: tuple[int, Explanation] | None = None
         self.received: State = self.like
@@ -69,8 +76,7 @@ class Server:
         """Carry out the rounds that are left."""
         task, done = self.setup.task, self.run.rounds_done
         self.observer.run_started(task.num_rounds, done)
-        kind, arguments = resolve_strategy(task)
-        strategy = observed(kind, self, done)(**arguments)
+        strategy = self.new_strategy(done)
         if done:
             self.received = unpack(pack(load_tensors(self.run.checkpoint(done))), self.like)
             if (memory := self.run.strategy_state(done)).exists():
@@ -94,20 +100,66 @@ class Server:
         )
         self.run.finish()
 
-    def open_round(self, number: int, arrays: ArrayRecord, messages: list[Message]) -> None:
-        """Take down what goes out."""
+    def new_strategy(self, done: int) -> FedAvg:
+        """The task's strategy, watched, with nothing to remember yet.
+
+        Args:
+            done: Rounds of an earlier process.
+        """
+        return observed(self.kind, self, done)(**self.arguments)
+
+    def choose(self, number: int, grid: Grid) -> list[int]:
+        """The nodes that train in a round, of those that are there.
+
+        Raises:
+            FedgazeError: Nobody is there whom the task would choose.
+        """
+        there = self._there(grid)
+        count = self.arguments["min_train_nodes"]
+        history = self.run.summary["rounds"]
+        chosen = choose(self.setup.task, count, number, sorted(there), history)
+        if not chosen:
+            raise FedgazeError(f"round {number} has no client: {len(there)} are there, none chosen")
+        return [there[client] for client in chosen]
+
+    def choose_judges(self, number: int, grid: Grid, strategy: FedAvg) -> list[int]:
+        """The nodes that judge the merged model of a round."""
+        there = self._there(grid)
+        return [there[client] for client in choose_judges(self.setup.task, strategy, number, there)]
+
+    def _there(self, grid: Grid) -> dict[int, int]:
+        return {self.numbers[node]: node for node in grid.get_node_ids()}
+
+    def open_round(
+        self, number: int, arrays: ArrayRecord, messages: list[Message]
+    ) -> list[Message]:
+        """Take down what goes out.
+
+        Args:
+            number: The round.
+            arrays: The global weights.
+            messages: The strategy's.
+
+        Returns:
+            The messages in the order of their clients, each with its own content.
+        """
         self.began = time.monotonic()
         self.received = unpack(arrays, self.like)
-        self.sent = messages
-        clients = sorted(self.numbers[message.metadata.dst_node_id] for message in messages)
+        self.sent = sorted(messages, key=lambda each: self.numbers[each.metadata.dst_node_id])
+        for message in self.sent:
+            config = ConfigRecord({**message.content.config_records["config"]})
+            config["judge-received"] = int(self.kind is QFedAvg)
+            message.content = RecordDict({"arrays": arrays, "config": config})
+        clients = [self.numbers[message.metadata.dst_node_id] for message in self.sent]
         self.record = {"round": number, "global": {}, "clients": [], "failures": []}
         self.observer.round_started(number, clients)
+        return self.sent
 
-    def read_updates(self, replies: list[Message]) -> list[Message]:
+    def read_updates(self, replies: list[Message]) -> list[Update]:
         """Read, look at and take down each update.
 
         Returns:
-            What may be merged, in the order of the clients, in Flower's own form.
+            What may be merged, in the order of the clients.
 
         Raises:
             FedgazeError: No client gave a usable update.
@@ -120,7 +172,7 @@ class Server:
             client = self.numbers.get(node, -1)
             answered.add(node)
             try:
-                updates.append(read_reply(reply, client, self.like))
+                updates.append(read_reply(reply, client, self.like, self._numbers_asked_for))
             except FedgazeError as error:
                 failures.append({"client": client, "reason": str(error)})
         for message in self.sent:
@@ -135,10 +187,32 @@ class Server:
         for update in updates:
             self.record["clients"].append(self._entry(update))
         floor = min(self.setup.task.gate.floor, len(self.sent))
+        why = lacking(self.kind.__name__, self.arguments, len(updates))
         if len(updates) < floor:
-            self.record["not_merged"] = f"{len(updates)} updates are fewer than gate.floor={floor}"
+            why = f"{len(updates)} updates are fewer than gate.floor={floor}"
+        if why:
+            self.record["not_merged"] = why
             return []
-        return [update.message for update in updates]
+        return updates
+
+    @property
+    def _numbers_asked_for(self) -> tuple[str, ...]:
+        return ("received_loss",) if self.kind is QFedAvg else ()
+
+    def merge(
+        self,
+        updates: list[Update],
+        aggregate: Callable[[list[Message]], ArrayRecord | None],
+    ) -> ArrayRecord | None:
+        """Merge a round's updates, if there are any.
+
+        Args:
+            updates: Of :meth:`read_updates`.
+            aggregate: The strategy's own.
+        """
+        if not updates:
+            return None
+        return self.merging.merge(aggregate, updates, self.received)
 
     def _sender(self, reply: Message) -> int:
         """The node that a reply stands for; an error made by the link names the link itself."""

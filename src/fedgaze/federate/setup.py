@@ -15,6 +15,7 @@ from torch import Tensor
 from fedgaze.config import Task, parse_task
 from fedgaze.data import Dataset, Images, load_dataset, partition, probe_indices, read_folder
 from fedgaze.errors import FedgazeError, nearest
+from fedgaze.federate.selection import check_selection
 from fedgaze.federate.strategies import resolve_strategy
 from fedgaze.federate.track import wanted_trackers
 from fedgaze.models import build_model, choose_device, task_object
@@ -116,6 +117,7 @@ def prepare(task: Task) -> Setup:
     method.check_options(task.xai.options)
     setup = Setup(task, _load(task), choose_device(task.device))
     learner = setup.new_learner()
+    check_selection(task, own_test=find_hooks(task).test is not None)
     if task.xai.enabled and method.layers and isinstance(learner, TorchLearner):
         try:
             resolve_layers(learner.model, task.xai.layer)

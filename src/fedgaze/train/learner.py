@@ -18,13 +18,16 @@ State = dict[str, Tensor]
 class LearnerProtocol(Protocol):
     """A model that learns, is judged and explains itself.
 
-    All that the rooms above know of a model goes through these six. Another library, or adapters
+    All that the rooms above know of a model goes through these seven. Another library, or adapters
     on a frozen model, is another class with them: what :meth:`get_parameters` leaves out stays at
     home and is never sent.
     """
 
     def get_parameters(self) -> State:
         """The parameters that are federated: a copy, on the CPU."""
+
+    def statistics(self) -> frozenset[str]:
+        """Which of :meth:`get_parameters` are no weights but counted along, as BatchNorm's mean."""
 
     def set_parameters(self, state: State) -> None:
         """Take over parameters of the names, shapes and types of :meth:`get_parameters`."""

@@ -84,6 +84,11 @@ class TorchLearner:
         state = self.model.state_dict()
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
+    def statistics(self) -> frozenset[str]:
+        """The buffers."""
+        weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        return frozenset(self.model.state_dict()) - weights
+
     def set_parameters(self, state: State) -> None:
         """Take over what :meth:`get_parameters` gave."""
         self.model.load_state_dict(state)
