@@ -245,6 +245,8 @@ class Task(_Section):
     model: ModelSpec
     dataset: DatasetSpec = Field(default_factory=DatasetSpec)
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Of local training; ``sgd`` is plain, without momentum."""
     batch_size: Positive = 32
     num_epochs: Positive = 1
     """Local epochs a round."""

@@ -133,7 +133,9 @@ NEEDED: dict[str, dict[str, float]] = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_strategy_carries_a_run(carry_out: Callable[..., Run], name: str) -> None:
-    run = carry_out(xai={"enabled": False}, strategy={"_target_": name, **NEEDED.get(name, {})})
+    run = carry_out(
+        xai={"enabled": False}, optimizer="sgd", strategy={"_target_": name, **NEEDED.get(name, {})}
+    )
     assert len(run.summary["rounds"]) == 2
     assert all("not_merged" not in record for record in run.summary["rounds"])
 

@@ -69,13 +69,14 @@ class Watch:
     def round_done(self, record: dict[str, Any]) -> None:
         """A round is whole and written: its entry of the summary."""
         score = record["global"]
+        judges = "  [dim](judged by the clients)[/]" if score.get("judged_by") == "clients" else ""
         local = "  ".join(
             f"{entry['client']}: {_number(entry['validation']['accuracy'])}"
             for entry in record["clients"]
         )
         self._console.print(
-            f"round {record['round']}  accuracy [bold]{score['accuracy']:.3f}[/]  "
-            f"loss {_number(score['loss'])}  [dim]clients {local}[/]",
+            f"round {record['round']}  accuracy [bold]{_number(score['accuracy'])}[/]  "
+            f"loss {_number(score['loss'])}{judges}  [dim]clients {local}[/]",
             soft_wrap=True,
         )
         for failure in record["failures"]:

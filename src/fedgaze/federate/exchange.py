@@ -1,7 +1,7 @@
 """Weights on the way between server and client: a model's whole state, checked on both sides."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from fedgaze.errors import FedgazeError
 from fedgaze.train import State
 
-__all__ = ["fingerprint", "pack", "settle", "unpack"]
+__all__ = ["fingerprint", "pack", "settle", "unpack", "weights_of"]
 
 # Strategies average, which whole numbers (BatchNorm's counters) do not survive; NumPy has no bf16.
 _CARRIED = {torch.float16, torch.float32, torch.float64}
@@ -58,6 +58,20 @@ def unpack(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> State:
             raise FedgazeError(f"'{name}' holds a value that is not finite")
         state[name] = _brought_back(value, expected)
     return state
+
+
+def weights_of(state: Mapping[str, Tensor], statistics: Collection[str]) -> State:
+    """What of a state is learned by steps: no statistics and no whole numbers.
+
+    Args:
+        state: A model's state.
+        statistics: See :meth:`fedgaze.train.LearnerProtocol.statistics`.
+    """
+    return {
+        name: value
+        for name, value in state.items()
+        if value.is_floating_point() and name not in statistics
+    }
 
 
 def settle(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> ArrayRecord:

@@ -1,15 +1,16 @@
 """What of an update a strategy merges, and what is merged beside it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
-from fedgaze.federate.exchange import pack, settle
+from fedgaze.federate.exchange import pack, settle, weights_of
 from fedgaze.federate.replies import Update
+from fedgaze.federate.scaffold import Scaffold
 from fedgaze.train import State
 
 __all__ = ["Merging"]
@@ -21,6 +22,7 @@ STEPPING = (
     flower.FedAvgM,
     flower.FedYogi,
     flower.QFedAvg,
+    Scaffold,
 )
 BY_DISTANCE = (flower.Bulyan, flower.Krum, flower.MultiKrum)
 ROBUST = (*BY_DISTANCE, flower.FedMedian, flower.FedTrimmedAvg)
@@ -45,18 +47,17 @@ class Merging:
         statistics: Names of what is counted along.
     """
 
-    def __init__(self, kind: type[FedAvg], like: State, statistics: Iterable[str]) -> None:
+    def __init__(self, kind: type[FedAvg], like: State, statistics: Collection[str]) -> None:
         self._like = like
-        aside = {name for name, value in like.items() if not value.is_floating_point()}
-        if issubclass(kind, STEPPING):
-            aside |= set(statistics)
-        self._aside = aside
+        stepping = issubclass(kind, STEPPING)
+        self._own = list(weights_of(like, statistics if stepping else ()))
+        self._aside = [name for name in like if name not in set(self._own)]
         self._shifted = issubclass(kind, BY_DISTANCE)
         self._robust = issubclass(kind, ROBUST)
 
     def part(self, arrays: Mapping[str, Array]) -> ArrayRecord:
         """What the strategy works on."""
-        return ArrayRecord({name: arrays[name] for name in self._like if name not in self._aside})
+        return ArrayRecord({name: arrays[name] for name in self._own})
 
     def merge(
         self,
@@ -92,8 +93,7 @@ class Merging:
         if self._shifted:
             state = update.state
             arrays = pack({name: state[name].double() - received[name] for name in arrays})
-        metrics = MetricRecord(dict(update.message.content.metric_records["metrics"]))
-        content = RecordDict({"arrays": arrays, "metrics": metrics})
+        content = RecordDict({**update.message.content, "arrays": arrays})
         return Message(content, update.message.metadata.src_node_id, "train")
 
     def _back(self, array: Array, received: Tensor) -> Array:

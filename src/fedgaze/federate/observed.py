@@ -53,7 +53,8 @@ def observed(kind: type[FedAvg], server: "Server", done: int) -> type[FedAvg]:
             if not nodes:
                 return []
             with shown_only(self, grid, nodes) as chosen:
-                return list(super().configure_evaluate(number, arrays, config, chosen))
+                messages = list(super().configure_evaluate(number, arrays, config, chosen))
+            return server.address(messages, arrays)
 
         def aggregate_evaluate(
             self, server_round: int, replies: Iterable[Message]

@@ -13,7 +13,7 @@ from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.ordered import OrderedGrid
 from fedgaze.report.federated.words import MEASURES
 
-__all__ = ["check_selection", "choose", "choose_judges", "shown_only"]
+__all__ = ["check_selection", "choose", "choose_judges", "last_rounds", "shown_only"]
 
 _BY_CHANCE = SelectionSpec(by="random")
 
@@ -84,6 +84,16 @@ def choose_judges(task: Task, strategy: FedAvg, number: int, online: Iterable[in
     count = max(int(len(there) * strategy.fraction_evaluate), strategy.min_evaluate_nodes)
     draw = random.Random(f"{task.random_seed} {number} judges")  # noqa: S311 - a choice, no secret
     return sorted(draw.sample(there, min(count, len(there))))
+
+
+def last_rounds(history: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+    """The last round of each client that counted: its update was there, and there was a merge."""
+    return {
+        entry["client"]: record["round"]
+        for record in history
+        if "not_merged" not in record
+        for entry in record["clients"]
+    }
 
 
 def check_selection(task: Task, own_test: bool) -> None:

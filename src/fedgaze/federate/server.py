@@ -12,15 +12,16 @@ from flwr.serverapp.strategy import FedAvg, QFedAvg
 
 from fedgaze.data import mark_mask, stamp
 from fedgaze.errors import FedgazeError
-from fedgaze.federate.exchange import fingerprint, pack, unpack
+from fedgaze.federate.exchange import fingerprint, pack, unpack, weights_of
 from fedgaze.federate.limits import lacking
 from fedgaze.federate.look import Probe, look, make_probe, nested, profile, write_look
 from fedgaze.federate.memory import restore_memory, strategy_memory
 from fedgaze.federate.merging import Merging
 from fedgaze.federate.observed import observed
 from fedgaze.federate.ordered import OrderedGrid, client_numbers
-from fedgaze.federate.replies import Update, finite, keep_shared, read_reply
-from fedgaze.federate.selection import choose, choose_judges
+from fedgaze.federate.replies import Asked, Update, finite, keep_shared, read_reply
+from fedgaze.federate.scaffold import Scaffold
+from fedgaze.federate.selection import choose, choose_judges, last_rounds
 from fedgaze.federate.setup import Setup, reason
 from fedgaze.federate.strategies import resolve_strategy
 from fedgaze.measure import causal_drop, mass_on
@@ -64,7 +65,14 @@ class Server:
         self.learner = setup.new_learner()
         self.like = self.learner.get_parameters()
         self.kind, self.arguments = resolve_strategy(setup.task)
-        self.merging = Merging(self.kind, self.like, self.learner.statistics())
+        statistics = self.learner.statistics()
+        self.merging = Merging(self.kind, self.like, statistics)
+        self.asked = Asked(
+            ("received_loss",) if self.kind is QFedAvg else (),
+            weights_of(self.like, statistics) if self.kind is Scaffold else {},
+        )
+        # What is not in the server's model, it cannot judge.
+        self.judged_by_clients = bool(self.learner.get_kept())
         self.numbers: dict[int, int] = {}
         self._received_look: tuple[int, Explanation] | None = None
         self.received: State = self.like
@@ -83,7 +91,9 @@ class Server:
                 restore_memory(strategy, load_tensors(memory))
         else:
             save_tensors(self.run.checkpoint(0), self.received)
-            self.run.summary["initial"] = self._judge(self.received)
+            self.run.summary["initial"] = (
+                {} if self.judged_by_clients else self._judge(self.received)
+            )
         self.numbers = client_numbers(grid, task.num_clients, task.round_timeout)
 
         def close(number: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -125,7 +135,10 @@ class Server:
     def choose_judges(self, number: int, grid: Grid, strategy: FedAvg) -> list[int]:
         """The nodes that judge the merged model of a round."""
         there = self._there(grid)
-        return [there[client] for client in choose_judges(self.setup.task, strategy, number, there)]
+        able = set(there)
+        if self.judged_by_clients:  # who never trained has nothing of its own to judge with
+            able &= set(last_rounds([*self.run.summary["rounds"], self.record]))
+        return [there[client] for client in choose_judges(self.setup.task, strategy, number, able)]
 
     def _there(self, grid: Grid) -> dict[int, int]:
         return {self.numbers[node]: node for node in grid.get_node_ids()}
@@ -145,15 +158,29 @@ class Server:
         """
         self.began = time.monotonic()
         self.received = unpack(arrays, self.like)
-        self.sent = sorted(messages, key=lambda each: self.numbers[each.metadata.dst_node_id])
-        for message in self.sent:
-            config = ConfigRecord({**message.content.config_records["config"]})
-            config["judge-received"] = int(self.kind is QFedAvg)
-            message.content = RecordDict({"arrays": arrays, "config": config})
-        clients = [self.numbers[message.metadata.dst_node_id] for message in self.sent]
         self.record = {"round": number, "global": {}, "clients": [], "failures": []}
+        self.sent = self.address(messages, arrays)
+        clients = [self.numbers[message.metadata.dst_node_id] for message in self.sent]
         self.observer.round_started(number, clients)
         return self.sent
+
+    def address(self, messages: list[Message], arrays: ArrayRecord) -> list[Message]:
+        """Give each message what its client has to know; the strategy's are all the same.
+
+        Args:
+            messages: The strategy's.
+            arrays: The global weights.
+
+        Returns:
+            The messages in the order of their clients.
+        """
+        last = last_rounds([*self.run.summary["rounds"], self.record])
+        for message in messages:
+            config = ConfigRecord({**message.content.config_records["config"]})
+            config["last-round"] = last.get(self.numbers[message.metadata.dst_node_id], 0)
+            config["judge-received"] = int("received_loss" in self.asked.numbers)
+            message.content = RecordDict({**message.content, "arrays": arrays, "config": config})
+        return sorted(messages, key=lambda each: self.numbers[each.metadata.dst_node_id])
 
     def read_updates(self, replies: list[Message]) -> list[Update]:
         """Read, look at and take down each update.
@@ -172,7 +199,7 @@ class Server:
             client = self.numbers.get(node, -1)
             answered.add(node)
             try:
-                updates.append(read_reply(reply, client, self.like, self._numbers_asked_for))
+                updates.append(read_reply(reply, client, self.like, self.asked))
             except FedgazeError as error:
                 failures.append({"client": client, "reason": str(error)})
         for message in self.sent:
@@ -194,10 +221,6 @@ class Server:
             self.record["not_merged"] = why
             return []
         return updates
-
-    @property
-    def _numbers_asked_for(self) -> tuple[str, ...]:
-        return ("received_loss",) if self.kind is QFedAvg else ()
 
     def merge(
         self,
@@ -295,7 +318,12 @@ class Server:
         }
 
     def _close_round(self, state: State, memory: State) -> None:
-        self.record["global"] = self._judge(state)
+        if self.judged_by_clients:
+            means = self.record.get("evaluation", {})
+            self.record["global"] = {key: means.get(key) for key in ("accuracy", "loss")}
+            self.record["global"]["judged_by"] = "clients"
+        else:
+            self.record["global"] = self._judge(state)
         if self._looks:
             self.record["global"]["explanation"] = self._look_at(state, "global")
         self.record["seconds"] = round(time.monotonic() - self.began, 3)

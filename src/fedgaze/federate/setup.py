@@ -117,6 +117,7 @@ def prepare(task: Task) -> Setup:
     method.check_options(task.xai.options)
     setup = Setup(task, _load(task), choose_device(task.device))
     learner = setup.new_learner()
+    _check_kept(task, learner)
     check_selection(task, own_test=find_hooks(task).test is not None)
     if task.xai.enabled and method.layers and isinstance(learner, TorchLearner):
         try:
@@ -128,6 +129,22 @@ def prepare(task: Task) -> Setup:
     _ = setup.parts, setup.server_probe
     _try(setup, learner)
     return setup
+
+
+def _check_kept(task: Task, learner: LearnerProtocol) -> None:
+    """With FedBN a server has no client's whole model, so it can neither judge nor explain one."""
+    if task.server.strategy.short != "fedbn":
+        return
+    if not learner.get_kept():
+        raise FedgazeError(
+            f"server.strategy=FedBN keeps normalisation layers at the clients, and the model "
+            f"{task.model.label} has none: use FedAvg"
+        )
+    if task.xai.enabled and task.xai.run_location != "client":
+        raise FedgazeError(
+            f"xai.run_location={task.xai.run_location}: with FedBN a client's normalisation layers "
+            "never leave it, so only the client can explain its model; set xai.run_location=client"
+        )
 
 
 def _try(setup: Setup, learner: LearnerProtocol) -> None:

@@ -10,8 +10,18 @@ from flwr.serverapp.strategy import FedAvg
 from fedgaze.config import Task
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.limits import check_number, lacking
+from fedgaze.federate.scaffold import Scaffold
 
-__all__ = ["NAMES", "resolve_strategy"]
+__all__ = ["NAMES", "FedBN", "resolve_strategy"]
+
+
+class FedBN(FedAvg):
+    """FedAvg of all but normalisation layers, which stay at each client.
+
+    Li et al. 2021, arXiv:2102.07623, Algorithm 1. What stays is the learner's to know
+    (:meth:`fedgaze.train.LearnerProtocol.get_kept`), and the client's to keep.
+    """
+
 
 NAMES = (
     "FedAvg",
@@ -26,8 +36,11 @@ NAMES = (
     "MultiKrum",
     "Bulyan",
     "QFedAvg",
+    "FedBN",
+    "Scaffold",
 )
-MODULES = ("flwr.serverapp.strategy", "flwr.server.strategy")
+OWN: dict[str, type[FedAvg]] = {"FedBN": FedBN, "Scaffold": Scaffold}
+MODULES = ("flwr.serverapp.strategy", "flwr.server.strategy", "fedgaze.federate")
 # What the arguments of Flower's strategies were called before 1.21, and what they are called now.
 OLDER_ARGUMENTS = {
     "fraction_fit": "fraction_train",
@@ -50,6 +63,7 @@ OURS = (
     "weighted_by_key",
     "arrayrecord_key",
     "configrecord_key",
+    "population",
     "selection_rule",
     "train_loss_key",
     "train_metrics_aggr_fn",
@@ -78,7 +92,8 @@ def resolve_strategy(task: Task) -> tuple[type[FedAvg], dict[str, Any]]:
             f"server.strategy._target_={spec.target}: there is no such strategy; "
             f"there are {', '.join(NAMES)}{close}"
         )
-    strategy: type[FedAvg] = getattr(flower, known[spec.short])
+    name = known[spec.short]
+    strategy: type[FedAvg] = OWN[name] if name in OWN else getattr(flower, name)
     arguments = _arguments(strategy, spec.arguments)
     rate = arguments.get("eta_l", task.learning_rate)
     if rate != task.learning_rate:
@@ -93,11 +108,25 @@ def resolve_strategy(task: Task) -> tuple[type[FedAvg], dict[str, Any]]:
         raise FedgazeError(f"server.strategy: {why}")
     if strategy is flower.QFedAvg:
         arguments["train_loss_key"] = "received_loss"
+    if strategy is Scaffold:
+        if task.optimizer != "sgd":
+            raise FedgazeError(
+                f"server.strategy=Scaffold and optimizer={task.optimizer} do not go together: its "
+                "controls are differences of gradients, and only plain SGD steps along them; set "
+                "optimizer=sgd"
+            )
+        arguments["population"] = task.num_clients
+    if strategy is FedBN and not arguments["fraction_evaluate"]:
+        raise FedgazeError(
+            "server.strategy.fraction_evaluate=0 leaves nobody to judge the merged model: with "
+            "FedBN only clients can, since normalisation layers stay with them"
+        )
     return strategy, arguments
 
 
 def _arguments(strategy: type[FedAvg], given: Mapping[str, Any]) -> dict[str, Any]:
-    signature = inspect.signature(strategy).parameters
+    signature = {**inspect.signature(FedAvg).parameters, **inspect.signature(strategy).parameters}
+    signature.pop("options", None)
     allowed = [key for key in signature if key not in OURS]
     arguments: dict[str, Any] = {}
     for key, value in given.items():
@@ -156,7 +185,7 @@ def _set_clients_per_round(task: Task, arguments: dict[str, Any]) -> None:
     arguments["fraction_train"] = chosen / clients
     # fedgaze's clients evaluate when they train, and the server judges on its own images: a second
     # round of messages would only repeat it. Whoever asks for it gets it.
-    asked = "min_evaluate_nodes" in arguments
+    asked = "min_evaluate_nodes" in arguments or task.server.strategy.short == "fedbn"
     arguments.setdefault("fraction_evaluate", 1.0 if asked else 0.0)
     arguments.setdefault("min_evaluate_nodes", 1)
     arguments.setdefault("min_available_nodes", clients)

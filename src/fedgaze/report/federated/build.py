@@ -95,12 +95,15 @@ def _facts(record: Record) -> list[tuple[str, str, str]]:
     done, planned = record.summary.get("status") == "complete", record.task.get("num_rounds")
     before = number(record.merged(0).get("accuracy"))
     accuracy = number(record.merged(last).get("accuracy"))
+    beside = "" if before is None else f"{shown(before)} before the first round"
+    if record.judged_by_clients:
+        beside = "mean over the clients, each with its own normalisation layers"
     seconds = [number(record.round(each).get("seconds")) for each in record.rounds]
     facts = [
         (
             "Merged model’s accuracy",
             shown(accuracy),
-            "" if before is None else f"{shown(before)} before the first round",
+            beside,
         ),
         (
             "Rounds",
