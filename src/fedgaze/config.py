@@ -31,6 +31,7 @@ __all__ = [
     "DatasetSpec",
     "ModelSpec",
     "PlantSpec",
+    "PrivacySpec",
     "SelectionSpec",
     "StrategySpec",
     "Task",
@@ -207,10 +208,38 @@ class SelectionSpec(_Section):
         return self
 
 
+class PrivacySpec(_Section):
+    """Differential privacy of the merged weights, client by client."""
+
+    side: Literal["server", "client"] = "server"
+    """Who clips an update; the server adds the noise."""
+    clipping: Literal["fixed", "adaptive"] = "fixed"
+    clipping_norm: Annotated[float, Field(gt=0, lt=1e9)]
+    """The longest that an update may be; with ``adaptive`` in the first round."""
+    noise_multiplier: Annotated[float, Field(ge=0.01, lt=1e6)]
+    """The noise of a round's sum of updates, in norms."""
+    delta: Fraction = 1e-5
+    """The chance that epsilon does not hold; far below one over the number of clients."""
+    sampling: Literal["known", "poisson"] = "known"
+    """Whether those who see the models know who took part."""
+    max_epsilon: Annotated[float, Field(gt=0)] | None = None
+    """What may be spent at most."""
+    clipped_fraction: Fraction = 0.5
+    """With ``adaptive``: the part of the updates that is to be clipped."""
+    norm_learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.2
+    """With ``adaptive``: how fast the norm follows."""
+    count_noise: Annotated[float, Field(gt=0, lt=1e6)] | None = None
+    """With ``adaptive``: the noise of the number of clipped updates; a twentieth of the clients of
+    a round by default."""
+    allow_uncovered: bool = False
+    """Let things out of clients that the noise does not cover."""
+
+
 class ServerSpec(_Section):
-    """The server's part: its strategy."""
+    """The server's part: its strategy, and the privacy of what it makes."""
 
     strategy: Strategy = Field(default_factory=StrategySpec)
+    privacy: PrivacySpec | None = None
 
 
 class WandbSpec(_Section):

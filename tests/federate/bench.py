@@ -26,11 +26,13 @@ from torch import nn
 class Toy(nn.Module):
     '''Two weights, and what the task adds.'''
 
-    def __init__(self, scalar=False, norm=False):
+    def __init__(self, scalar=False, norm=False, bulk=0):
         super().__init__()
         self.w = nn.Parameter(torch.zeros(2))
         if scalar:
             self.scale = nn.Parameter(torch.tensor(1.0))
+        if bulk:
+            self.bulk = nn.Parameter(torch.zeros(bulk))
         if norm:
             self.norm = nn.BatchNorm1d(2)
 

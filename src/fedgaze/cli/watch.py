@@ -69,6 +69,8 @@ class Watch:
     def round_done(self, record: dict[str, Any]) -> None:
         """A round is whole and written: its entry of the summary."""
         score = record["global"]
+        spent = record.get("privacy", {}).get("epsilon")
+        epsilon = "" if spent is None else f"  epsilon {spent:.2f}"
         judges = "  [dim](judged by the clients)[/]" if score.get("judged_by") == "clients" else ""
         local = "  ".join(
             f"{entry['client']}: {_number(entry['validation']['accuracy'])}"
@@ -76,7 +78,7 @@ class Watch:
         )
         self._console.print(
             f"round {record['round']}  accuracy [bold]{_number(score['accuracy'])}[/]  "
-            f"loss {_number(score['loss'])}{judges}  [dim]clients {local}[/]",
+            f"loss {_number(score['loss'])}{epsilon}{judges}  [dim]clients {local}[/]",
             soft_wrap=True,
         )
         for failure in record["failures"]:

@@ -11,9 +11,11 @@ from flwr.clientapp import ClientApp
 
 from fedgaze.config import Task
 from fedgaze.data import Images, PlantedImages, hold_back, probe_indices
-from fedgaze.federate.exchange import fingerprint, pack, unpack, weights_of
+from fedgaze.errors import FedgazeError
+from fedgaze.federate.exchange import fingerprint, pack, same, unpack, weights_of
 from fedgaze.federate.kept import Kept
 from fedgaze.federate.look import Probe, look, make_probe, profile, write_look
+from fedgaze.federate.privacy import clipping_mods
 from fedgaze.federate.scaffold import Steering
 from fedgaze.federate.setup import Setup, reason, seeded, setup_of, threads
 from fedgaze.store import save_tensors
@@ -38,7 +40,7 @@ def client_app(task: Task, home: Path) -> ClientApp:
     def client(context: Context) -> Client:
         return Client(setup_of(task), int(context.node_config["partition-id"]), home)
 
-    @app.train()
+    @app.train(mods=clipping_mods(task.server.privacy))
     def _train(message: Message, context: Context) -> Message:
         arrays = message.content.array_records["arrays"]
         config: dict[str, Any] = dict(message.content.config_records["config"])
@@ -175,7 +177,7 @@ class Client:
         save_tensors(self._local_model(number), state | kept)
         reply = RecordDict(
             {
-                "arrays": pack(state),
+                "arrays": pack(self._outgoing(state, received)),
                 "metrics": MetricRecord(
                     {
                         "num-examples": len(self.training.labels),
@@ -194,6 +196,14 @@ class Client:
             self._controls.save(number, control, order.last)
             reply["control"] = pack({name: control[name] - steering.own[name] for name in control})
         return reply
+
+    def _outgoing(self, state: State, received: State) -> State:
+        """What of the trained weights leaves; clipping and noise make no sense of whole numbers."""
+        if self.setup.task.server.privacy is None:
+            return state
+        if same(state, received):
+            raise FedgazeError("training changed nothing, and no clipping can make that private")
+        return received | weights_of(state, ())
 
     def _steering(self, learner: LearnerProtocol, received: State, order: Order) -> Steering:
         """SCAFFOLD's controls, without which there is nothing to steer by."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedgaze.errors import FedgazeError
 from fedgaze.train import State
 
-__all__ = ["fingerprint", "pack", "settle", "unpack", "weights_of"]
+__all__ = ["fingerprint", "pack", "same", "settle", "unpack", "weights_of"]
 
 # Strategies average, which whole numbers (BatchNorm's counters) do not survive; NumPy has no bf16.
 _CARRIED = {torch.float16, torch.float32, torch.float64}
@@ -72,6 +72,11 @@ def weights_of(state: Mapping[str, Tensor], statistics: Collection[str]) -> Stat
         for name, value in state.items()
         if value.is_floating_point() and name not in statistics
     }
+
+
+def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    """Whether two states of one model are equal to the bit."""
+    return all(torch.equal(value, right[name]) for name, value in left.items())
 
 
 def settle(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> ArrayRecord:

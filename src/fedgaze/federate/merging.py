@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
@@ -41,14 +41,26 @@ class Merging:
     Krum and its like are given updates instead of weights, in float64. They do not mind the shift,
     and Flower's ``|x|² + |y|² - 2xy`` in float32 loses small distances between large weights.
 
+    With differential privacy every update counts the same, and whole numbers stay as they are: no
+    clipping and no noise would make sense of them.
+
     Args:
         kind: The strategy's class.
         like: A state of the model.
         statistics: Names of what is counted along.
+        private: Whether the task asks for differential privacy.
     """
 
-    def __init__(self, kind: type[FedAvg], like: State, statistics: Collection[str]) -> None:
+    def __init__(
+        self,
+        kind: type[FedAvg],
+        like: State,
+        statistics: Collection[str],
+        *,
+        private: bool = False,
+    ) -> None:
         self._like = like
+        self._private = private
         stepping = issubclass(kind, STEPPING)
         self._own = list(weights_of(like, statistics if stepping else ()))
         self._aside = [name for name in like if name not in set(self._own)]
@@ -83,8 +95,8 @@ class Merging:
             merged = ArrayRecord(
                 {name: self._back(array, received[name]) for name, array in merged.items()}
             )
-        beside = pack({name: self._beside(name, updates) for name in self._aside})
-        together = {**merged, **beside}
+        beside = received if self._private else self._beside(updates)
+        together = {**merged, **pack({name: beside[name] for name in self._aside})}
         return settle(ArrayRecord({name: together[name] for name in self._like}), self._like)
 
     def _message(self, update: Update, received: State) -> Message:
@@ -94,17 +106,22 @@ class Merging:
             state = update.state
             arrays = pack({name: state[name].double() - received[name] for name in arrays})
         content = RecordDict({**update.message.content, "arrays": arrays})
+        metrics = MetricRecord(dict(content.metric_records["metrics"]))
+        if self._private:
+            metrics["num-examples"] = 1
+        content["metrics"] = metrics
         return Message(content, update.message.metadata.src_node_id, "train")
 
     def _back(self, array: Array, received: Tensor) -> Array:
         value = torch.from_numpy(array.numpy())
         return Array((value + received.double().reshape(value.shape)).numpy())
 
-    def _beside(self, name: str, updates: Sequence[Update]) -> Tensor:
-        values = torch.stack([update.state[name].double() for update in updates])
-        if self._robust:
-            return values.median(0).values
+    def _beside(self, updates: Sequence[Update]) -> State:
         samples = [update.entry["samples"] for update in updates]
-        shares = torch.tensor(samples, dtype=torch.float64)
-        mean: Tensor = torch.tensordot(shares / shares.sum(), values, 1)
-        return mean
+        shares = torch.tensor(samples, dtype=torch.float64) / sum(samples)
+        merged = {}
+        for name in self._aside:
+            values = torch.stack([update.state[name].double() for update in updates])
+            mean: Tensor = torch.tensordot(shares, values, 1)
+            merged[name] = values.median(0).values if self._robust else mean
+        return merged

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import Strategy
 
 from fedgaze.federate.replies import finite
 from fedgaze.federate.selection import shown_only
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["observed"]
 
 
-def observed(kind: type[FedAvg], server: "Server", done: int) -> type[FedAvg]:
+def observed(kind: type[Strategy], server: "Server", done: int) -> type[Strategy]:
     """Make a strategy class that shows the server what goes out and what comes back.
 
     Args:

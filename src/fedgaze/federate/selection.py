@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedgaze.config import SelectionSpec, Task
 from fedgaze.errors import FedgazeError, nearest
@@ -68,7 +68,7 @@ def _last_values(history: Iterable[Mapping[str, Any]], path: Sequence[str]) -> d
     return last
 
 
-def choose_judges(task: Task, strategy: FedAvg, number: int, online: Iterable[int]) -> list[int]:
+def choose_judges(task: Task, strategy: Strategy, number: int, online: Iterable[int]) -> list[int]:
     """Choose the clients that judge a round's merged model, as ``fraction_evaluate`` says.
 
     Args:
@@ -81,7 +81,8 @@ def choose_judges(task: Task, strategy: FedAvg, number: int, online: Iterable[in
         The clients, ascending.
     """
     there = sorted(online)
-    count = max(int(len(there) * strategy.fraction_evaluate), strategy.min_evaluate_nodes)
+    samples = inner(strategy)
+    count = max(int(len(there) * samples.fraction_evaluate), samples.min_evaluate_nodes)
     draw = random.Random(f"{task.random_seed} {number} judges")  # noqa: S311 - a choice, no secret
     return sorted(draw.sample(there, min(count, len(there))))
 
@@ -137,8 +138,16 @@ class _Chosen(OrderedGrid):
         return list(self._nodes)
 
 
+def inner(strategy: Strategy) -> FedAvg:
+    """The strategy inside of Flower's wrappers, which is the one that samples."""
+    within: Any = strategy
+    while not isinstance(within, FedAvg):
+        within = within.strategy
+    return within
+
+
 @contextmanager
-def shown_only(strategy: FedAvg, grid: Grid, nodes: Sequence[int]) -> Iterator[Grid]:
+def shown_only(strategy: Strategy, grid: Grid, nodes: Sequence[int]) -> Iterator[Grid]:
     """Let a strategy take all nodes of a grid that shows only these, and leave no trace of it.
 
     Args:
@@ -153,11 +162,12 @@ def shown_only(strategy: FedAvg, grid: Grid, nodes: Sequence[int]) -> Iterator[G
         "min_evaluate_nodes": len(nodes),
         "min_available_nodes": len(nodes),
     }
-    before = {name: getattr(strategy, name) for name in wanted}
+    samples = vars(inner(strategy))
+    before = {name: samples[name] for name in wanted}
     state = random.getstate()
-    vars(strategy).update(wanted)
+    samples.update(wanted)
     try:
         yield _Chosen(grid, nodes)
     finally:
-        vars(strategy).update(before)
+        samples.update(before)
         random.setstate(state)

@@ -1,24 +1,26 @@
 """The server: conducts a run round by round and keeps its record."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, QFedAvg
+from flwr.serverapp.strategy import QFedAvg, Strategy
 
+from fedgaze.config import PrivacySpec
 from fedgaze.data import mark_mask, stamp
 from fedgaze.errors import FedgazeError
-from fedgaze.federate.exchange import fingerprint, pack, unpack, weights_of
+from fedgaze.federate.exchange import fingerprint, pack, same, unpack, weights_of
 from fedgaze.federate.limits import lacking
 from fedgaze.federate.look import Probe, look, make_probe, nested, profile, write_look
 from fedgaze.federate.memory import restore_memory, strategy_memory
 from fedgaze.federate.merging import Merging
 from fedgaze.federate.observed import observed
 from fedgaze.federate.ordered import OrderedGrid, client_numbers
+from fedgaze.federate.privacy import private, spent
 from fedgaze.federate.replies import Asked, Update, finite, keep_shared, read_reply
 from fedgaze.federate.scaffold import Scaffold
 from fedgaze.federate.selection import choose, choose_judges, last_rounds
@@ -66,14 +68,13 @@ class Server:
         self.like = self.learner.get_parameters()
         self.kind, self.arguments = resolve_strategy(setup.task)
         statistics = self.learner.statistics()
-        self.merging = Merging(self.kind, self.like, statistics)
-        self.asked = Asked(
-            ("received_loss",) if self.kind is QFedAvg else (),
-            weights_of(self.like, statistics) if self.kind is Scaffold else {},
-        )
+        self.privacy = setup.task.server.privacy
+        self.merging = Merging(self.kind, self.like, statistics, private=self.privacy is not None)
+        self.asked = self._asked(statistics)
         # What is not in the server's model, it cannot judge.
         self.judged_by_clients = bool(self.learner.get_kept())
         self.numbers: dict[int, int] = {}
+        self.strategy: Strategy | None = None
         self._received_look: tuple[int, Explanation] | None = None
         self.received: State = self.like
         self.record: dict[str, Any] = {}
@@ -84,7 +85,7 @@ class Server:
         """Carry out the rounds that are left."""
         task, done = self.setup.task, self.run.rounds_done
         self.observer.run_started(task.num_rounds, done)
-        strategy = self.new_strategy(done)
+        strategy = self.strategy = self.new_strategy(done)
         if done:
             self.received = unpack(pack(load_tensors(self.run.checkpoint(done))), self.like)
             if (memory := self.run.strategy_state(done)).exists():
@@ -110,13 +111,28 @@ class Server:
         )
         self.run.finish()
 
-    def new_strategy(self, done: int) -> FedAvg:
+    def new_strategy(self, done: int) -> Strategy:
         """The task's strategy, watched, with nothing to remember yet.
 
         Args:
             done: Rounds of an earlier process.
         """
-        return observed(self.kind, self, done)(**self.arguments)
+        if self.privacy is None:
+            return observed(self.kind, self, done)(**self.arguments)
+        wrapper, arguments = private(self.privacy, self.arguments["min_train_nodes"])
+        arguments["strategy"] = self.kind(**self.arguments)
+        return observed(wrapper, self, done)(**arguments)
+
+    def _asked(self, statistics: Collection[str]) -> Asked:
+        """What strategy and privacy read in replies beside weights."""
+        if self.kind is QFedAvg:
+            return Asked(("received_loss",))
+        if self.kind is Scaffold:
+            return Asked(control=weights_of(self.like, statistics))
+        spec = self.privacy
+        if spec is not None and (spec.side, spec.clipping) == ("client", "adaptive"):
+            return Asked(("norm_bit",))
+        return Asked()
 
     def choose(self, number: int, grid: Grid) -> list[int]:
         """The nodes that train in a round, of those that are there.
@@ -130,9 +146,17 @@ class Server:
         chosen = choose(self.setup.task, count, number, sorted(there), history)
         if not chosen:
             raise FedgazeError(f"round {number} has no client: {len(there)} are there, none chosen")
+        if self.privacy and self.privacy.max_epsilon is not None:
+            entries = [{"client": client} for client in chosen]
+            after = spent(self.setup.task, count, [*history, {"clients": entries}])
+            if after > self.privacy.max_epsilon:
+                raise FedgazeError(
+                    f"round {number} would spend epsilon={after:.3g}, more than "
+                    f"server.privacy.max_epsilon={self.privacy.max_epsilon:g}"
+                )
         return [there[client] for client in chosen]
 
-    def choose_judges(self, number: int, grid: Grid, strategy: FedAvg) -> list[int]:
+    def choose_judges(self, number: int, grid: Grid, strategy: Strategy) -> list[int]:
         """The nodes that judge the merged model of a round."""
         there = self._there(grid)
         able = set(there)
@@ -199,7 +223,10 @@ class Server:
             client = self.numbers.get(node, -1)
             answered.add(node)
             try:
-                updates.append(read_reply(reply, client, self.like, self.asked))
+                update = read_reply(reply, client, self.like, self.asked)
+                if self.privacy and same(update.state, self.received):
+                    raise FedgazeError("the update changes nothing, and cannot be clipped")
+                updates.append(update)
             except FedgazeError as error:
                 failures.append({"client": client, "reason": str(error)})
         for message in self.sent:
@@ -317,6 +344,17 @@ class Server:
             name: finite(value) for name, value in score.metrics.items()
         }
 
+    def _spent(self, spec: PrivacySpec) -> dict[str, Any]:
+        """What the rounds so far have spent, for a round's record."""
+        count = self.arguments["min_train_nodes"]
+        return {
+            "epsilon": spent(self.setup.task, count, [*self.run.summary["rounds"], self.record]),
+            "delta": spec.delta,
+            "noise_multiplier": spec.noise_multiplier,
+            "clipping_norm": getattr(self.strategy, "clipped_to", None),
+            "sampling": spec.sampling,
+        }
+
     def _close_round(self, state: State, memory: State) -> None:
         if self.judged_by_clients:
             means = self.record.get("evaluation", {})
@@ -326,6 +364,8 @@ class Server:
             self.record["global"] = self._judge(state)
         if self._looks:
             self.record["global"]["explanation"] = self._look_at(state, "global")
+        if self.privacy:
+            self.record["privacy"] = self._spent(self.privacy)
         self.record["seconds"] = round(time.monotonic() - self.began, 3)
         self.run.commit(self.record, state, memory)
         for track in self.trackers:

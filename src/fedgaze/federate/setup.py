@@ -15,6 +15,7 @@ from torch import Tensor
 from fedgaze.config import Task, parse_task
 from fedgaze.data import Dataset, Images, load_dataset, partition, probe_indices, read_folder
 from fedgaze.errors import FedgazeError, nearest
+from fedgaze.federate.privacy import check_privacy
 from fedgaze.federate.selection import check_selection
 from fedgaze.federate.strategies import resolve_strategy
 from fedgaze.federate.track import wanted_trackers
@@ -112,7 +113,8 @@ def prepare(task: Task) -> Setup:
         )
     for tracker in wanted_trackers(task):
         check_tracker(tracker)
-    resolve_strategy(task)
+    kind, arguments = resolve_strategy(task)
+    check_privacy(task, kind, arguments["min_train_nodes"])
     method = find_method(task.xai.method)
     method.check_options(task.xai.options)
     setup = Setup(task, _load(task), choose_device(task.device))

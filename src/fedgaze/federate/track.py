@@ -58,6 +58,7 @@ def numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     Quartiles and counts stay in the summary.
     """
     yield from _flat("global", record["global"])
+    yield from _flat("privacy", record.get("privacy", {}))
     for entry in record["clients"]:
         parts = {key: value for key, value in entry.items() if key not in ("client", "samples")}
         yield from _flat(f"client_{entry['client']}", parts)

@@ -112,6 +112,10 @@ def _facts(record: Record) -> list[tuple[str, str, str]]:
         ),
         ("Clients", str(len(record.clients)), ""),
     ]
+    privacy = mapping(record.round(last).get("privacy"))
+    if (epsilon := number(privacy.get("epsilon"))) is not None:
+        beside = f"at δ = {number(privacy.get('delta')) or 0:g}, of the merged weights alone"
+        facts.append(("Privacy spent", f"ε = {epsilon:.2f}", beside))
     if all(each is not None for each in seconds):
         total = sum(each or 0 for each in seconds)
         text = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min"
