@@ -28,6 +28,7 @@ from pydantic import (
 from fedgaze.errors import FedgazeError, nearest
 
 __all__ = [
+    "ContributionSpec",
     "DatasetSpec",
     "ModelSpec",
     "PlantSpec",
@@ -208,6 +209,24 @@ class SelectionSpec(_Section):
         return self
 
 
+class ContributionSpec(_Section):
+    """What each client adds to a round's merged model; ``shapley`` is short for ``by: shapley``."""
+
+    by: Literal["none", "leave_one_out", "shapley"] = "none"
+    permutations: Annotated[int, Field(ge=2)] = 50
+    """Of Shapley's estimate, where there are too many clients to try every coalition."""
+    truncation: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Of Shapley's estimate: an order ends where the loss is this near to everybody's, as a part of
+    what the round gained."""
+
+
+def _contribution(value: object) -> object:
+    return {"by": value} if isinstance(value, str) else value
+
+
+Contributions = Annotated[ContributionSpec, BeforeValidator(_contribution)]
+
+
 class PrivacySpec(_Section):
     """Differential privacy of the merged weights, client by client."""
 
@@ -286,6 +305,8 @@ class Task(_Section):
     selection: SelectionSpec | None = None
     """Who they are; by default drawn at random."""
     server: ServerSpec = Field(default_factory=ServerSpec)
+    contribution: Contributions = Field(default_factory=ContributionSpec)
+    """What each client adds, on the server's held-out images; not computed by default."""
     xai: XaiSpec = Field(default_factory=XaiSpec)
     gate: GateSpec = Field(default_factory=GateSpec)
     engine: Literal["local", "simulation", "deployment"] = "local"

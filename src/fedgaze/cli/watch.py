@@ -105,11 +105,16 @@ def final_table(record: dict[str, Any], planted: list[int]) -> Table:
         title += ": every client's model on the server's probe set"
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     table.add_column("client")
-    for heading in ("images", "accuracy", *(_MEASURES[name][0] for name in shown)):
+    adds = (
+        ("adds to\naccuracy", "adds to\nloss") if any("contribution" in row for row in rows) else ()
+    )
+    for heading in ("images", "accuracy", *adds, *(_MEASURES[name][0] for name in shown)):
         table.add_column(heading, justify="right")
     for row in rows:
         look = looks[row["client"]]
         cells = [str(row["samples"]), _number(row["validation"]["accuracy"])]
+        if adds:
+            cells += [_added(row.get("contribution", {}), key) for key in ("accuracy", "loss")]
         for name in shown:
             extreme = _MEASURES[name][1]
             known = [each[name] for each in looks.values() if name in each]
@@ -120,6 +125,12 @@ def final_table(record: dict[str, Any], planted: list[int]) -> Table:
         note += " [yellow]failed[/]" if "failed" in look else ""
         table.add_row(f"{row['client']}{note}", *cells)
     return table
+
+
+def _added(contribution: dict[str, Any], key: str) -> str:
+    value, error = contribution.get(key), contribution.get("error", {}).get(key)
+    text = "–" if value is None else f"{value:+.3f}"
+    return text if error is None else f"{text} ± {error:.3f}"
 
 
 def _number(value: float | None) -> str:

@@ -13,7 +13,10 @@ from fedgaze.federate.replies import Update
 from fedgaze.federate.scaffold import Scaffold
 from fedgaze.train import State
 
-__all__ = ["Merging"]
+__all__ = ["Aggregate", "Merging"]
+
+Aggregate = Callable[[list[Message]], ArrayRecord | None]
+"""A strategy's own merge of the messages of a round."""
 
 # These take steps along the mean update, or measure it as a gradient.
 STEPPING = (
@@ -73,7 +76,7 @@ class Merging:
 
     def merge(
         self,
-        aggregate: Callable[[list[Message]], ArrayRecord | None],
+        aggregate: Aggregate,
         updates: Sequence[Update],
         received: State,
     ) -> ArrayRecord | None:

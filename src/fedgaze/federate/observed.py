@@ -1,12 +1,14 @@
 """A strategy of Flower's, watched: the server sees each reply before it is merged."""
 
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedgaze.federate.merging import Aggregate
 from fedgaze.federate.replies import finite
 from fedgaze.federate.selection import shown_only
 
@@ -38,12 +40,19 @@ def observed(kind: type[Strategy], server: "Server", done: int) -> type[Strategy
         def aggregate_train(
             self, server_round: int, replies: Iterable[Message]
         ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-            def aggregate(updates: list[Message]) -> ArrayRecord | None:
-                merged: ArrayRecord | None
-                merged, _ = super(Observed, self).aggregate_train(server_round + done, updates)
-                return merged
+            number = server_round + done
 
-            return server.merge(server.read_updates(list(replies)), aggregate), None
+            def aggregate_of(strategy: Observed) -> Aggregate:
+                def aggregate(updates: list[Message]) -> ArrayRecord | None:
+                    merged: ArrayRecord | None
+                    merged, _ = super(Observed, strategy).aggregate_train(number, updates)
+                    return merged
+
+                return aggregate
+
+            updates = server.read_updates(list(replies))
+            server.weigh(updates, lambda: aggregate_of(deepcopy(self)))
+            return server.merge(updates, aggregate_of(self)), None
 
         def configure_evaluate(
             self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

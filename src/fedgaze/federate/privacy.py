@@ -37,7 +37,7 @@ from fedgaze.federate.selection import choose
 if TYPE_CHECKING:
     from flwr.app import Context
 
-__all__ = ["check_privacy", "clipping_mods", "private", "spent"]
+__all__ = ["check_budget", "check_privacy", "clipping_mods", "private", "spent"]
 
 _ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(11, 65), 80, 96, 128, 192, 256, 512)
 """Orders of Rényi divergence among which the tightest bound is taken."""
@@ -190,6 +190,31 @@ def spent(task: Task, count: int, history: Iterable[Mapping[str, Any]]) -> float
     return max(float(epsilon), 0.0)
 
 
+def check_budget(
+    task: Task, count: int, history: Sequence[Mapping[str, Any]], chosen: Iterable[int]
+) -> None:
+    """Refuse a round that would spend more than the task allows.
+
+    Args:
+        task: The task.
+        count: How many clients train in a round.
+        history: Records of the rounds before.
+        chosen: The clients of this one.
+
+    Raises:
+        FedgazeError: It would.
+    """
+    spec = task.server.privacy
+    if spec is None or spec.max_epsilon is None:
+        return
+    after = spent(task, count, [*history, {"clients": [{"client": each} for each in chosen]}])
+    if after > spec.max_epsilon:
+        raise FedgazeError(
+            f"round {len(history) + 1} would spend epsilon={after:.3g}, more than "
+            f"server.privacy.max_epsilon={spec.max_epsilon:g}"
+        )
+
+
 def check_privacy(task: Task, kind: type[FedAvg], count: int) -> None:
     """Refuse what would make the reported epsilon untrue.
 
@@ -220,6 +245,11 @@ def check_privacy(task: Task, kind: type[FedAvg], count: int) -> None:
                 f"{key} lets something out that server.privacy's noise does not cover: leave it "
                 "out, or set server.privacy.allow_uncovered=true to have it all the same"
             )
+    if task.contribution.by != "none":
+        raise FedgazeError(
+            f"contribution={task.contribution.by} and server.privacy do not go together: what a "
+            "client adds is measured without the noise that covers it"
+        )
     noise = spec.count_noise or count / 20
     if spec.clipping == "adaptive" and spec.noise_multiplier >= 2 * noise:
         raise FedgazeError(

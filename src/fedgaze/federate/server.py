@@ -6,21 +6,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import QFedAvg, Strategy
+from torch import Tensor
 
-from fedgaze.config import PrivacySpec
 from fedgaze.data import mark_mask, stamp
 from fedgaze.errors import FedgazeError
+from fedgaze.federate.contribution import weigh
 from fedgaze.federate.exchange import fingerprint, pack, same, unpack, weights_of
 from fedgaze.federate.limits import lacking
 from fedgaze.federate.look import Probe, look, make_probe, nested, profile, write_look
 from fedgaze.federate.memory import restore_memory, strategy_memory
-from fedgaze.federate.merging import Merging
+from fedgaze.federate.merging import Aggregate, Merging
 from fedgaze.federate.observed import observed
 from fedgaze.federate.ordered import OrderedGrid, client_numbers
-from fedgaze.federate.privacy import private, spent
+from fedgaze.federate.privacy import check_budget, private, spent
 from fedgaze.federate.replies import Asked, Update, finite, keep_shared, read_reply
 from fedgaze.federate.scaffold import Scaffold
 from fedgaze.federate.selection import choose, choose_judges, last_rounds
@@ -119,7 +121,7 @@ class Server:
         """
         if self.privacy is None:
             return observed(self.kind, self, done)(**self.arguments)
-        wrapper, arguments = private(self.privacy, self.arguments["min_train_nodes"])
+        wrapper, arguments = private(self.privacy, self._count)
         arguments["strategy"] = self.kind(**self.arguments)
         return observed(wrapper, self, done)(**arguments)
 
@@ -141,19 +143,10 @@ class Server:
             FedgazeError: Nobody is there whom the task would choose.
         """
         there = self._there(grid)
-        count = self.arguments["min_train_nodes"]
-        history = self.run.summary["rounds"]
-        chosen = choose(self.setup.task, count, number, sorted(there), history)
+        chosen = choose(self.setup.task, self._count, number, sorted(there), self._history)
         if not chosen:
             raise FedgazeError(f"round {number} has no client: {len(there)} are there, none chosen")
-        if self.privacy and self.privacy.max_epsilon is not None:
-            entries = [{"client": client} for client in chosen]
-            after = spent(self.setup.task, count, [*history, {"clients": entries}])
-            if after > self.privacy.max_epsilon:
-                raise FedgazeError(
-                    f"round {number} would spend epsilon={after:.3g}, more than "
-                    f"server.privacy.max_epsilon={self.privacy.max_epsilon:g}"
-                )
+        check_budget(self.setup.task, self._count, self._history, chosen)
         return [there[client] for client in chosen]
 
     def choose_judges(self, number: int, grid: Grid, strategy: Strategy) -> list[int]:
@@ -161,8 +154,20 @@ class Server:
         there = self._there(grid)
         able = set(there)
         if self.judged_by_clients:  # who never trained has nothing of its own to judge with
-            able &= set(last_rounds([*self.run.summary["rounds"], self.record]))
+            able &= set(last_rounds([*self._history, self.record]))
         return [there[client] for client in choose_judges(self.setup.task, strategy, number, able)]
+
+    @property
+    def _count(self) -> int:
+        """How many clients train in a round when all are there."""
+        count: int = self.arguments["min_train_nodes"]
+        return count
+
+    @property
+    def _history(self) -> list[dict[str, Any]]:
+        """The records of the rounds that are whole."""
+        rounds: list[dict[str, Any]] = self.run.summary["rounds"]
+        return rounds
 
     def _there(self, grid: Grid) -> dict[int, int]:
         return {self.numbers[node]: node for node in grid.get_node_ids()}
@@ -198,7 +203,7 @@ class Server:
         Returns:
             The messages in the order of their clients.
         """
-        last = last_rounds([*self.run.summary["rounds"], self.record])
+        last = last_rounds([*self._history, self.record])
         for message in messages:
             config = ConfigRecord({**message.content.config_records["config"]})
             config["last-round"] = last.get(self.numbers[message.metadata.dst_node_id], 0)
@@ -249,11 +254,29 @@ class Server:
             return []
         return updates
 
-    def merge(
-        self,
-        updates: list[Update],
-        aggregate: Callable[[list[Message]], ArrayRecord | None],
-    ) -> ArrayRecord | None:
+    def weigh(self, updates: list[Update], fresh: Callable[[], Aggregate]) -> None:
+        """Take down what each client adds to the merged model, where the task asks for it.
+
+        Args:
+            updates: Of :meth:`read_updates`.
+            fresh: Makes a merge by a copy of the strategy as it is before the round's own.
+        """
+        if self.setup.task.contribution.by == "none" or not updates:
+            return
+
+        def value(coalition: frozenset[int]) -> Tensor:
+            own = [update for update in updates if update.client in coalition]
+            state = self.received
+            if own and not lacking(self.kind.__name__, self.arguments, len(own)):
+                merged = self.merging.merge(fresh(), own, self.received)
+                state = self.received if merged is None else unpack(merged, self.like)
+            self.learner.set_parameters(state)
+            score = self.learner.evaluate(self.setup.dataset.test)
+            return torch.tensor([score.accuracy, score.loss], dtype=torch.float64)
+
+        weigh(self.setup.task, self.record, updates, value)
+
+    def merge(self, updates: list[Update], aggregate: Aggregate) -> ArrayRecord | None:
         """Merge a round's updates, if there are any.
 
         Args:
@@ -344,17 +367,6 @@ class Server:
             name: finite(value) for name, value in score.metrics.items()
         }
 
-    def _spent(self, spec: PrivacySpec) -> dict[str, Any]:
-        """What the rounds so far have spent, for a round's record."""
-        count = self.arguments["min_train_nodes"]
-        return {
-            "epsilon": spent(self.setup.task, count, [*self.run.summary["rounds"], self.record]),
-            "delta": spec.delta,
-            "noise_multiplier": spec.noise_multiplier,
-            "clipping_norm": getattr(self.strategy, "clipped_to", None),
-            "sampling": spec.sampling,
-        }
-
     def _close_round(self, state: State, memory: State) -> None:
         if self.judged_by_clients:
             means = self.record.get("evaluation", {})
@@ -365,7 +377,13 @@ class Server:
         if self._looks:
             self.record["global"]["explanation"] = self._look_at(state, "global")
         if self.privacy:
-            self.record["privacy"] = self._spent(self.privacy)
+            self.record["privacy"] = {
+                "epsilon": spent(self.setup.task, self._count, [*self._history, self.record]),
+                "delta": self.privacy.delta,
+                "noise_multiplier": self.privacy.noise_multiplier,
+                "clipping_norm": getattr(self.strategy, "clipped_to", None),
+                "sampling": self.privacy.sampling,
+            }
         self.record["seconds"] = round(time.monotonic() - self.began, 3)
         self.run.commit(self.record, state, memory)
         for track in self.trackers:

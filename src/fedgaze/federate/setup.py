@@ -142,6 +142,11 @@ def _check_kept(task: Task, learner: LearnerProtocol) -> None:
             f"server.strategy=FedBN keeps normalisation layers at the clients, and the model "
             f"{task.model.label} has none: use FedAvg"
         )
+    if task.contribution.by != "none":
+        raise FedgazeError(
+            f"contribution={task.contribution.by} is for the server to compute, and with FedBN it "
+            "has no whole model: leave it out, or use another strategy"
+        )
     if task.xai.enabled and task.xai.run_location != "client":
         raise FedgazeError(
             f"xai.run_location={task.xai.run_location}: with FedBN a client's normalisation layers "

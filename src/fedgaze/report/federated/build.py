@@ -132,6 +132,7 @@ class FinalRow:
     train: str
     validation: str
     loss: str
+    adds: list[str]
     looks: list[str]
     remark: str
 
@@ -143,12 +144,14 @@ class FinalTable:
     Attributes:
         round: Which.
         source: Whose images the measures come from.
-        measures: Its columns.
+        contribution: By which rule what clients add was computed; empty where it was not.
+        measures: Its further columns.
         rows: A client each.
     """
 
     round: int
     source: Source
+    contribution: str
     measures: list[Measure]
     rows: list[FinalRow]
 
@@ -164,6 +167,7 @@ def _final_table(record: Record) -> FinalTable | None:
         for source in ("server", "own")
     }
     source: Source = "server" if taken["server"] else "own"
+    rule = _RULES.get(str(mapping(record.round(last).get("contribution")).get("by")), "")
     rows = []
     for client in record.clients:
         entry = record.entry(last, client)
@@ -181,6 +185,7 @@ def _final_table(record: Record) -> FinalTable | None:
                 shown(number(train.get("accuracy"))),
                 shown(number(validation.get("accuracy"))),
                 shown(number(validation.get("loss")), "plain"),
+                _adds(mapping(entry.get("contribution"))) if rule else [],
                 [
                     shown(record.measure(last, client, source, each.name), each.unit, bare=True)
                     for each in taken[source]
@@ -188,7 +193,21 @@ def _final_table(record: Record) -> FinalTable | None:
                 remark,
             )
         )
-    return FinalTable(last, source, taken[source], rows)
+    return FinalTable(last, source, rule, taken[source], rows)
+
+
+_RULES = {"leave_one_out": "leave-one-out", "shapley": "Shapley value"}
+
+
+def _adds(contribution: Mapping[str, Any]) -> list[str]:
+    """What a client adds to accuracy, in points, and to loss, with standard errors of estimates."""
+    errors = mapping(contribution.get("error"))
+    cells = []
+    for key, factor, digits in (("accuracy", 100, 1), ("loss", 1, 3)):
+        value, error = number(contribution.get(key)), number(errors.get(key))
+        text = "–" if value is None else f"{factor * value:+.{digits}f}"
+        cells.append(text if error is None else f"{text} ± {factor * error:.{digits}f}")
+    return cells
 
 
 def _troubles(record: Record) -> list[tuple[int, str]]:
@@ -207,6 +226,8 @@ def _troubles(record: Record) -> list[tuple[int, str]]:
                 if failed:
                     what = f"The explanation of client {client}{whose} failed: {failed}"
                     troubles.append((round_, what))
+        if failed := mapping(entry.get("contribution")).get("failed"):
+            troubles.append((round_, f"What each client adds could not be computed: {failed}"))
         if entry.get("not_merged"):
             troubles.append((round_, f"Nothing was merged: {entry['not_merged']}"))
     return troubles
