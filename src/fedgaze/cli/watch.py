@@ -16,8 +16,8 @@ _DOING = {"train": "trains and explains itself", "evaluate": "evaluates", "query
 _MEASURES = {
     "object_mass": ("heat on\nobject", min),
     "mark_mass": ("heat on\nmark", max),
-    "object_drop": ("drop without\nobject", min),
-    "mark_drop": ("drop without\nmark", max),
+    "object_drop": ("drop\nwithout\nobject", min),
+    "mark_drop": ("drop\nwithout\nmark", max),
 }
 
 
@@ -104,17 +104,17 @@ def final_table(record: dict[str, Any], planted: list[int]) -> Table:
     if any("server_explanation" in row for row in rows):
         title += ": every client's model on the server's probe set"
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    table.collapse_padding = True  # eight columns fit into 80 characters
     table.add_column("client")
-    adds = (
-        ("adds to\naccuracy", "adds to\nloss") if any("contribution" in row for row in rows) else ()
-    )
+    adds = ["adds"] if any("contribution" in row for row in rows) else []
     for heading in ("images", "accuracy", *adds, *(_MEASURES[name][0] for name in shown)):
         table.add_column(heading, justify="right")
     for row in rows:
         look = looks[row["client"]]
         cells = [str(row["samples"]), _number(row["validation"]["accuracy"])]
         if adds:
-            cells += [_added(row.get("contribution", {}), key) for key in ("accuracy", "loss")]
+            added = row.get("contribution", {}).get("accuracy")
+            cells.append("–" if added is None else f"{added:+.3f}")
         for name in shown:
             extreme = _MEASURES[name][1]
             known = [each[name] for each in looks.values() if name in each]
@@ -125,12 +125,6 @@ def final_table(record: dict[str, Any], planted: list[int]) -> Table:
         note += " [yellow]failed[/]" if "failed" in look else ""
         table.add_row(f"{row['client']}{note}", *cells)
     return table
-
-
-def _added(contribution: dict[str, Any], key: str) -> str:
-    value, error = contribution.get(key), contribution.get("error", {}).get(key)
-    text = "–" if value is None else f"{value:+.3f}"
-    return text if error is None else f"{text} ± {error:.3f}"
 
 
 def _number(value: float | None) -> str:

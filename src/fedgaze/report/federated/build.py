@@ -132,7 +132,7 @@ class FinalRow:
     train: str
     validation: str
     loss: str
-    adds: list[str]
+    adds: str
     looks: list[str]
     remark: str
 
@@ -185,7 +185,7 @@ def _final_table(record: Record) -> FinalTable | None:
                 shown(number(train.get("accuracy"))),
                 shown(number(validation.get("accuracy"))),
                 shown(number(validation.get("loss")), "plain"),
-                _adds(mapping(entry.get("contribution"))) if rule else [],
+                _adds(mapping(entry.get("contribution"))),
                 [
                     shown(record.measure(last, client, source, each.name), each.unit, bare=True)
                     for each in taken[source]
@@ -199,15 +199,14 @@ def _final_table(record: Record) -> FinalTable | None:
 _RULES = {"leave_one_out": "leave-one-out", "shapley": "Shapley value"}
 
 
-def _adds(contribution: Mapping[str, Any]) -> list[str]:
-    """What a client adds to accuracy, in points, and to loss, with standard errors of estimates."""
-    errors = mapping(contribution.get("error"))
-    cells = []
-    for key, factor, digits in (("accuracy", 100, 1), ("loss", 1, 3)):
-        value, error = number(contribution.get(key)), number(errors.get(key))
-        text = "–" if value is None else f"{factor * value:+.{digits}f}"
-        cells.append(text if error is None else f"{text} ± {factor * error:.{digits}f}")
-    return cells
+def _adds(contribution: Mapping[str, Any]) -> str:
+    """What a client adds to accuracy, in points, with the standard error of an estimate."""
+    value = number(contribution.get("accuracy"))
+    error = number(mapping(contribution.get("error")).get("accuracy"))
+    text = "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+    return (
+        text if error is None else f"{text}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{100 * error:.1f}"
+    )
 
 
 def _troubles(record: Record) -> list[tuple[int, str]]:
