@@ -15,7 +15,7 @@ from tests.federate.bench import Bench
 from tests.federate.conftest import Silent
 from tests.federate.test_resume import Stop, StopsIn, read
 
-from fedgaze.config import parse_task
+from fedgaze.config import PrivacySpec, parse_task
 from fedgaze.errors import FedgazeError
 from fedgaze.federate import prepare, resume, start
 from fedgaze.federate import privacy as module
@@ -33,8 +33,7 @@ CarryOut = Callable[..., Run]
 def privacy(**keys: Any) -> dict[str, Any]:
     """A task's ``server`` with a fixed norm of 1 and as much noise, but for these keys."""
     strategy = keys.pop("strategy", "fedavg")
-    spec = {"clipping_norm": 1.0, "noise_multiplier": 1.0}
-    return {"strategy": strategy, "privacy": spec | keys}
+    return {"strategy": strategy, "privacy": {"clipping_norm": 1.0, "noise_multiplier": 1.0} | keys}
 
 
 @pytest.fixture
@@ -185,8 +184,8 @@ def test_clients_clip_what_they_send(
 
     monkeypatch.setattr(server_module, "read_reply", seen)
     keys = ADAPTIVE if clipping == "adaptive" else {}
-    spec = privacy(**keys | {"side": "client", "clipping_norm": 0.25})
-    run = carry_out(num_rounds=1, server=spec, xai={"share": "profile"})
+    server = privacy(**keys | {"side": "client", "clipping_norm": 0.25})
+    run = carry_out(num_rounds=1, server=server, xai={"share": "profile"})
     assert lengths == pytest.approx([0.25] * 3, rel=1e-4)
     record = run.summary["rounds"][0]
     assert record["failures"] == []
@@ -208,13 +207,15 @@ def exact_epsilon(deviation: float, delta: float) -> float:
     return float(optimize.brentq(excess, 0, 1000))
 
 
-def rounds(*clients: list[int]) -> list[dict[str, Any]]:
-    return [{"clients": [{"client": c} for c in each]} for each in clients]
+def rounds(*clients: list[int], rate: float = 0.2) -> list[dict[str, Any]]:
+    return [
+        {"clients": [{"client": c} for c in each], "privacy": {"sampling_rate": rate}}
+        for each in clients
+    ]
 
 
-def task_of(**keys: Any) -> Any:
-    values = {"model": {"_target_": "fedgaze.models.DigitsNet"}, "num_clients": 20}
-    return parse_task(values | {"server": privacy(**keys), "clients_per_round": 4})
+def spec(**keys: Any) -> PrivacySpec:
+    return PrivacySpec(**({"clipping_norm": 1.0, "noise_multiplier": 1.0} | keys))
 
 
 def test_epsilon_is_what_googles_accountant_says() -> None:
@@ -222,7 +223,7 @@ def test_epsilon_is_what_googles_accountant_says() -> None:
 
     Its Rényi accountant gives the same; its tight one (privacy loss distributions) the exact value.
     """
-    assert spent(task_of(), 4, rounds(*[[3]] * 10)) == pytest.approx(19.05359753163139)
+    assert spent(spec(), rounds(*[[3]] * 10)) == pytest.approx(19.05359753163139)
     assert exact_epsilon(1 / math.sqrt(10), 1e-5) == pytest.approx(17.85658683, rel=1e-6)
 
 
@@ -232,7 +233,7 @@ def test_epsilon_of_known_rounds_bounds_the_exact_one_closely(
     multiplier: float, times: int
 ) -> None:
     """``k`` Gaussian mechanisms are one with ``z / √k`` (Dong et al. 2022, Corollary 3.3)."""
-    said = spent(task_of(noise_multiplier=multiplier), 4, rounds(*[[3]] * times))
+    said = spent(spec(noise_multiplier=multiplier), rounds(*[[3]] * times))
     exact = exact_epsilon(multiplier / math.sqrt(times), 1e-5)
     assert exact <= said <= 1.2 * exact + 0.02
 
@@ -240,11 +241,11 @@ def test_epsilon_of_known_rounds_bounds_the_exact_one_closely(
 def test_epsilon_is_that_of_the_client_who_took_part_most() -> None:
     history = rounds([0, 1], [1, 2], [1, 3], [4, 5])
     three = exact_epsilon(1 / math.sqrt(3), 1e-5)
-    assert three <= spent(task_of(), 4, history) <= 1.1 * three
-    assert spent(task_of(), 4, history) == spent(task_of(), 4, rounds([7], [7], [7]))
+    assert three <= spent(spec(), history) <= 1.1 * three
+    assert spent(spec(), history) == spent(spec(), rounds([7], [7], [7]))
     unmerged = [*history, {"clients": [{"client": 1}], "not_merged": "too few"}]
-    assert spent(task_of(), 4, unmerged) == spent(task_of(), 4, history)
-    assert spent(task_of(), 4, []) == 0.0
+    assert spent(spec(), unmerged) == spent(spec(), history)
+    assert spent(spec(), []) == 0.0
 
 
 def test_epsilon_of_sampled_rounds_is_the_integral() -> None:
@@ -265,9 +266,14 @@ def test_epsilon_of_sampled_rounds_is_the_integral() -> None:
         divergence = steps * math.log(value) / (alpha - 1)
         tail = math.log((alpha - 1) / alpha) - (math.log(delta) + math.log(alpha)) / (alpha - 1)
         best = min(best, divergence + tail)
-    said = spent(task_of(sampling="poisson"), 4, rounds(*[[1, 2, 3, 4]] * steps))
+    said = spent(spec(sampling="poisson"), rounds(*[[1, 2, 3, 4]] * steps))
     assert said == pytest.approx(best, rel=1e-4)
-    known = spent(task_of(), 4, rounds(*[[1, 2, 3, 4]] * steps))
+    # Where fewer clients are there to draw from, a client is drawn more often, and pays for it.
+    dear = rounds(*[[1, 2, 3, 4]] * steps, rate=0.8)
+    assert spent(spec(sampling="poisson"), dear) > 2 * said
+    mixed = [*rounds(*[[1]] * 25), *rounds(*[[1]] * 25, rate=0.8)]
+    assert said < spent(spec(sampling="poisson"), mixed) < spent(spec(sampling="poisson"), dear)
+    known = spent(spec(), rounds(*[[1, 2, 3, 4]] * steps))
     assert said < known / 2
 
 

@@ -13,6 +13,10 @@ What Flower 1.41 does otherwise is put right here:
 - adaptive clipping (Andrew et al. 2021, arXiv:1905.03871, Algorithm 1) moves the norm the wrong
   way, so that it runs off to zero or to infinity, and adds noise for the norm of the next round;
 - the number of updates is that of the clients asked, not of those that answered.
+
+Two more things see to the rest: :mod:`fedgaze.federate.exchange` sends single numbers as vectors,
+since Flower's clipping passes single numbers by, and :class:`fedgaze.federate.merging.Merging` lets
+every update count the same.
 """
 
 import os
@@ -156,7 +160,7 @@ def _beside(mod: Mod) -> Mod:
     return passing
 
 
-def spent(task: Task, count: int, history: Iterable[Mapping[str, Any]]) -> float:
+def spent(spec: PrivacySpec, history: Iterable[Mapping[str, Any]]) -> float:
     """The epsilon of the client that is worst off.
 
     With ``sampling: known`` only rounds count in which a client took part, and the bound is that of
@@ -164,42 +168,46 @@ def spent(task: Task, count: int, history: Iterable[Mapping[str, Any]]) -> float
     chance to be drawn (Mironov et al. 2019, arXiv:1908.10530). Both through Rényi divergences.
 
     Args:
-        task: With ``server.privacy``.
-        count: How many clients train in a round.
-        history: Records of rounds.
+        spec: The task's.
+        history: Records of rounds; ``poisson`` reads the ``sampling_rate`` of their ``privacy``.
     """
     from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
 
-    spec = task.server.privacy
-    if spec is None:
-        raise ValueError("the task has no server.privacy")
     merged = [record for record in history if "not_merged" not in record]
-    taken = Counter(entry["client"] for record in merged for entry in record["clients"])
-    known = spec.sampling == "known"
-    steps = max(taken.values(), default=0) if known else len(merged)
-    if not steps:
+    if spec.sampling == "known":
+        taken = Counter(entry["client"] for record in merged for entry in record["clients"])
+        times = {1.0: max(taken.values(), default=0)}
+    else:
+        times = dict(Counter(record["privacy"]["sampling_rate"] for record in merged))
+    if not sum(times.values()):
         return 0.0
-    rate = 1.0 if known else count / task.num_clients
-    orders = list(_ORDERS)
-    rdp = compute_rdp(q=rate, noise_multiplier=spec.noise_multiplier, steps=steps, orders=orders)
+    noise, orders = spec.noise_multiplier, list(_ORDERS)
+    rdp = sum(
+        compute_rdp(q=rate, noise_multiplier=noise, steps=steps, orders=orders)
+        for rate, steps in times.items()
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the best order is the first or last: the bound still holds
+        warnings.simplefilter("ignore")  # where the first or last order is best, the bound holds
         epsilon, _ = get_privacy_spent(orders=orders, rdp=rdp, delta=spec.delta)
     return max(float(epsilon), 0.0)
 
 
+def _round(clients: Iterable[int], population: int) -> dict[str, Any]:
+    """What of a round's record :func:`spent` reads, before there is one."""
+    entries = [{"client": client} for client in clients]
+    return {"clients": entries, "privacy": {"sampling_rate": len(entries) / population}}
+
+
 def check_budget(
-    task: Task, count: int, history: Sequence[Mapping[str, Any]], chosen: Iterable[int]
+    task: Task, history: Sequence[Mapping[str, Any]], chosen: Sequence[int], online: int
 ) -> None:
     """Refuse a round that would spend more than the task allows.
 
     Args:
         task: The task.
-        count: How many clients train in a round.
         history: Records of the rounds before.
         chosen: The clients of this one.
+        online: From how many they were chosen.
 
     Raises:
         FedgazeError: It would.
@@ -207,7 +215,7 @@ def check_budget(
     spec = task.server.privacy
     if spec is None or spec.max_epsilon is None:
         return
-    after = spent(task, count, [*history, {"clients": [{"client": each} for each in chosen]}])
+    after = spent(spec, [*history, _round(chosen, online)])
     if after > spec.max_epsilon:
         raise FedgazeError(
             f"round {len(history) + 1} would spend epsilon={after:.3g}, more than "
@@ -262,7 +270,7 @@ def check_privacy(task: Task, kind: type[FedAvg], count: int) -> None:
             "server.privacy.sampling=poisson counts on a secret draw of clients, and this task "
             "draws none: set sampling=known, or clients_per_round below num_clients"
         )
-    if spec.max_epsilon is not None and (planned := _planned(task, count)) > spec.max_epsilon:
+    if spec.max_epsilon is not None and (planned := _planned(task, spec, count)) > spec.max_epsilon:
         raise FedgazeError(
             f"num_rounds={task.num_rounds} would spend epsilon={planned:.3g}, more than "
             f"server.privacy.max_epsilon={spec.max_epsilon:g}: take fewer rounds or more noise"
@@ -283,10 +291,8 @@ def _uncovered(task: Task) -> Sequence[str]:
     return keys
 
 
-def _planned(task: Task, count: int) -> float:
+def _planned(task: Task, spec: PrivacySpec, count: int) -> float:
     """What all rounds will have spent if every client is always there."""
-    rounds = [
-        choose(task, count, number + 1, range(task.num_clients), [])
-        for number in range(task.num_rounds)
-    ]
-    return spent(task, count, [{"clients": [{"client": c} for c in each]} for each in rounds])
+    everybody = range(task.num_clients)
+    rounds = [choose(task, count, number + 1, everybody, []) for number in range(task.num_rounds)]
+    return spent(spec, [_round(chosen, task.num_clients) for chosen in rounds])

@@ -77,6 +77,7 @@ class Server:
         self.judged_by_clients = bool(self.learner.get_kept())
         self.numbers: dict[int, int] = {}
         self.strategy: Strategy | None = None
+        self._rate = 1.0
         self._received_look: tuple[int, Explanation] | None = None
         self.received: State = self.like
         self.record: dict[str, Any] = {}
@@ -146,7 +147,8 @@ class Server:
         chosen = choose(self.setup.task, self._count, number, sorted(there), self._history)
         if not chosen:
             raise FedgazeError(f"round {number} has no client: {len(there)} are there, none chosen")
-        check_budget(self.setup.task, self._count, self._history, chosen)
+        check_budget(self.setup.task, self._history, chosen, len(there))
+        self._rate = len(chosen) / len(there)
         return [there[client] for client in chosen]
 
     def choose_judges(self, number: int, grid: Grid, strategy: Strategy) -> list[int]:
@@ -285,7 +287,10 @@ class Server:
         """
         if not updates:
             return None
-        return self.merging.merge(aggregate, updates, self.received)
+        merged = self.merging.merge(aggregate, updates, self.received)
+        if merged is None:
+            self.record["not_merged"] = f"{self.kind.__name__} merged nothing"
+        return merged
 
     def _sender(self, reply: Message) -> int:
         """The node that a reply stands for; an error made by the link names the link itself."""
@@ -378,12 +383,14 @@ class Server:
             self.record["global"]["explanation"] = self._look_at(state, "global")
         if self.privacy:
             self.record["privacy"] = {
-                "epsilon": spent(self.setup.task, self._count, [*self._history, self.record]),
                 "delta": self.privacy.delta,
                 "noise_multiplier": self.privacy.noise_multiplier,
                 "clipping_norm": getattr(self.strategy, "clipped_to", None),
                 "sampling": self.privacy.sampling,
+                "sampling_rate": self._rate,
             }
+            so_far = spent(self.privacy, [*self._history, self.record])
+            self.record["privacy"]["epsilon"] = so_far
         self.record["seconds"] = round(time.monotonic() - self.began, 3)
         self.run.commit(self.record, state, memory)
         for track in self.trackers:
