@@ -1,5 +1,6 @@
 """Which node is which client, who is there, and nodes in the order of their clients."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,15 @@ from flwr.supercore.run import Run as FlowerRun
 
 from fedgaze.errors import FedgazeError
 
-__all__ = ["AskedRoster", "OrderedGrid", "Roster", "Wait", "gather"]
+__all__ = [
+    "AskedRoster",
+    "ForwardingGrid",
+    "OrderedGrid",
+    "PromptGrid",
+    "Roster",
+    "Wait",
+    "gather",
+]
 
 PAUSE = 0.2
 
@@ -121,20 +130,15 @@ def gather(grid: Grid, roster: Roster, wait: Wait) -> dict[int, int]:
         time.sleep(PAUSE)
 
 
-class OrderedGrid(Grid):
-    """A grid that names its nodes in the order of their clients.
+class ForwardingGrid(Grid):
+    """A grid that hands everything on to another one."""
 
-    Node ids are drawn at random in some engines. In this order, one seed chooses the same clients
-    in all of them.
-    """
-
-    def __init__(self, grid: Grid, numbers: Mapping[int, int]) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._numbers = numbers
 
     def get_node_ids(self) -> Iterable[int]:
-        """The nodes that were counted, by their clients' numbers."""
-        return sorted(self._numbers, key=self._numbers.__getitem__)
+        """As the grid inside."""
+        return self._grid.get_node_ids()
 
     def set_run(self, run: FlowerRun) -> None:
         """As the grid inside."""
@@ -169,3 +173,39 @@ class OrderedGrid(Grid):
     ) -> Iterable[Message]:
         """As the grid inside."""
         return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+class OrderedGrid(ForwardingGrid):
+    """A grid that names its nodes in the order of their clients.
+
+    Node ids are drawn at random in some engines. In this order, one seed chooses the same clients
+    in all of them.
+    """
+
+    def __init__(self, grid: Grid, numbers: Mapping[int, int]) -> None:
+        super().__init__(grid)
+        self._numbers = numbers
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes that were counted, by their clients' numbers."""
+        return sorted(self._numbers, key=self._numbers.__getitem__)
+
+
+class PromptGrid(ForwardingGrid):
+    """A grid that looks for answers often: Flower's own does so every 3 s."""
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages and wait for their answers, or until the time is over."""
+        end = time.monotonic() + (math.inf if timeout is None else timeout)
+        waiting = set(self._grid.push_messages(list(messages)))
+        replies: list[Message] = []
+        while waiting:
+            answered = list(self._grid.pull_messages(waiting))
+            waiting -= {reply.metadata.reply_to_message_id for reply in answered}
+            replies += answered
+            if not waiting or time.monotonic() > end:
+                break
+            time.sleep(PAUSE)
+        return replies

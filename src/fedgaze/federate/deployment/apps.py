@@ -15,6 +15,7 @@ from fedgaze.federate.client import Terms, client_app
 from fedgaze.federate.deployment.asks import put_question
 from fedgaze.federate.deployment.bundle import ASK, RECORD, client_task
 from fedgaze.federate.deployment.roster import find_roster
+from fedgaze.federate.ordered import PromptGrid
 from fedgaze.federate.run import carry_out
 from fedgaze.federate.server import Server
 from fedgaze.federate.setup import prepare
@@ -37,7 +38,7 @@ def bundled_server_app() -> ServerApp:
     def _main(grid: Grid, context: Context) -> None:
         record, asked = (str(context.run_config[key]) for key in (RECORD, ASK))
         if asked:
-            put_question(grid, Path(record), Path(asked))
+            put_question(PromptGrid(grid), Path(record), Path(asked))
         else:
             conduct(grid, Path(record))
 
@@ -77,7 +78,7 @@ def conduct(grid: Grid, record: Path) -> None:
         run.close()
         raise
     try:
-        carry_out(server, lambda: server.main(grid, find_roster(task)))
+        carry_out(server, lambda: server.main(PromptGrid(grid), find_roster(task)))
     except FedgazeError as error:
         LOG.info("the run failed: %s", error)
         raise
