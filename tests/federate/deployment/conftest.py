@@ -33,6 +33,7 @@ class Farm:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.environment = os.environ | {"COLUMNS": "200"}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -45,7 +46,7 @@ class Farm:
             capture_output=True,
             text=True,
             timeout=120,
-            env=os.environ | {"COLUMNS": "200"},
+            env=self.environment,
             check=False,
         )
         said = done.stdout + done.stderr
