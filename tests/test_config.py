@@ -115,6 +115,20 @@ def test_strategy_in_one_word(given: dict[str, object]) -> None:
         ({"xai": {"layer": {"a": 1}}}, r"xai.layer={'a': 1}: a name, a whole number or a list"),
         ({"resources": {"memory": "lots"}}, "resources.memory='lots': a size such as"),
         ({"dataset": {"alpha": 0}}, "dataset.alpha=0: .*greater than 0"),
+        ({"dataset": {"partition": "shard"}}, "dataset.partition=shard: .*did you mean 'shards'"),
+        (
+            {"dataset": {"partition": "shards", "alpha": 0.3}},
+            "dataset.alpha=0.3: goes with partition dirichlet or quantity, not shards; leave it",
+        ),
+        ({"dataset": {"shards_per_client": 3}}, "=3: goes with partition shards, not dirichlet"),
+        (
+            {"dataset": {"partition": "quantity", "partition_by": "hospital"}},
+            "partition_by='hospital': goes with partition natural, not quantity",
+        ),
+        (
+            {"dataset": {"partition": "shards", "shards_per_client": 0}},
+            "greater than or equal to 1",
+        ),
         ({"dataset": 3}, "dataset=3: a mapping of keys to values"),
         ({"clients_per_round": 5}, "clients_per_round=5 is more than num_clients=4"),
         ({"dataset": {"plant": {"clients": [4]}}}, "counted from 0 to 3"),
@@ -172,6 +186,28 @@ def test_what_is_recorded_reads_back_as_the_same_task() -> None:
     task = parse_task(MODEL | {"resources": {"memory": "1GiB"}, "xai": {"layer": ["a", 2]}})
     assert parse_task(json.loads(json.dumps(task.public()))) == task
     assert task.resources.memory == 2**30
+
+
+@pytest.mark.parametrize(
+    ("partition", "expected"),
+    [
+        ("dirichlet", (1.0, None, None)),
+        ("iid", (None, None, None)),
+        ("shards", (None, 2, None)),
+        ("quantity", (1.0, None, None)),
+        ("natural", (None, None, None)),
+    ],
+)
+def test_keys_of_a_partition_are_there_only_where_they_mean_something(
+    partition: str, expected: tuple[object, ...]
+) -> None:
+    task = parse_task(MODEL | {"dataset": {"partition": partition}})
+    spec = task.dataset
+    assert (spec.alpha, spec.shards_per_client, spec.partition_by) == expected
+    assert parse_task(json.loads(json.dumps(task.public()))) == task
+    # On the command line, null takes back what a file says.
+    nothing = {"alpha": None, "shards_per_client": None, "partition_by": None}
+    assert parse_task(MODEL | {"dataset": {"partition": partition, **nothing}}) == task
 
 
 def test_every_key_but_the_model_has_a_default() -> None:

@@ -21,6 +21,7 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "PlantSpec",
     "PrivacySpec",
     "SelectionSpec",
+    "Share",
     "StrategySpec",
     "Task",
     "XaiSpec",
@@ -107,6 +109,14 @@ class PlantSpec(_Section):
     """Which part of such a client's images carry it."""
 
 
+_OF_PARTITION: dict[str, tuple[tuple[str, ...], float | None]] = {
+    "alpha": (("dirichlet", "quantity"), 1.0),
+    "shards_per_client": (("shards",), 2),
+    "partition_by": (("natural",), None),
+}
+"""Keys of the data set that mean something to some partitions only, and what they are there."""
+
+
 class DatasetSpec(_Section):
     """Which images, and how they are split over the clients."""
 
@@ -116,12 +126,33 @@ class DatasetSpec(_Section):
     """Where its files lie; not needed for the bundled digits."""
     validation_split: Fraction = 0.2
     """Which part of a client's images it keeps for validation and for its probe set."""
-    partition: Literal["dirichlet", "iid"] = "dirichlet"
-    alpha: Annotated[float, Field(gt=0)] = 1.0
-    """Concentration of the Dirichlet split: small is skewed, large is even."""
+    partition: Literal["dirichlet", "iid", "shards", "quantity", "natural", "own"] = "dirichlet"
+    """``own``: nothing is split, each client brings its own; the default on a server."""
+    alpha: Annotated[float, Field(gt=0)] | None = Field(default=None, validate_default=True)
+    """Concentration of ``dirichlet`` and ``quantity``, 1 by default: small is skewed."""
+    shards_per_client: Positive | None = Field(default=None, validate_default=True)
+    """Of ``shards``, 2 by default."""
+    partition_by: str | None = None
+    """Of ``natural``: the column that says what an image belongs to, in the ``metadata.csv`` of a
+    folder or in the table of a ``flwr:`` set."""
     classes: list[str] | None = None
     """Keep only these classes, in this order; all by default."""
     plant: PlantSpec | None = None
+
+    @field_validator("alpha", "shards_per_client", "partition_by")
+    @classmethod
+    def _fits_the_partition(cls, value: Any, info: ValidationInfo) -> Any:
+        """A key of another partition would change nothing, which nobody means who sets it."""
+        schemes, default = _OF_PARTITION[str(info.field_name)]
+        chosen = info.data.get("partition")
+        if value is None:
+            return default if chosen in schemes else None
+        if chosen is not None and chosen not in schemes:
+            raise ValueError(
+                f"goes with partition {' or '.join(schemes)}, not {chosen}; leave it out or "
+                "make it null"
+            )
+        return value
 
 
 class XaiSpec(_Section):
@@ -144,6 +175,11 @@ class XaiSpec(_Section):
     """What may leave a client: nothing, scalars, raw maps, or pictures (each with those before)."""
     probe: Path | None = None
     """A folder of images a class for the server's probe set; by default from the test images."""
+
+    def capped(self, share: Share) -> Self:
+        """The same, with at most so much leaving a client."""
+        levels = get_args(Share)
+        return self.model_copy(update={"share": min(self.share, share, key=levels.index)})
 
     @model_validator(mode="before")
     @classmethod
@@ -313,11 +349,33 @@ class Task(_Section):
     device: str = "auto"
     round_timeout: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds that a round waits for its clients."""
+    join_timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that a run waits for clients to be there: for all at its start, and before each
+    round for ``min_clients``."""
+    min_clients: Positive | None = None
+    """With how many clients a round may begin; by default ``gate.floor``, or all if fewer."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     trackers: list[Literal["mlflow", "tensorboard", "wandb"]] = Field(default_factory=list)
     wandb: WandbSpec = Field(default_factory=WandbSpec)
 
     _directory: Path | None = PrivateAttr(default=None)
+
+    def on_a_server(self) -> Self:
+        """The same task for clients on other machines.
+
+        They bring their own images, unless the task says how they share those that it names.
+        """
+        dataset = self.dataset
+        if "partition" not in dataset.model_fields_set:
+            changes = {"partition": "own", "alpha": None, "shards_per_client": None}
+            dataset = dataset.model_copy(update=changes)
+        changed = self.model_copy(update={"engine": "deployment", "dataset": dataset})
+        return changed.in_directory(self.directory)
+
+    @property
+    def least_clients(self) -> int:
+        """With how many clients a round may begin."""
+        return self.min_clients or min(self.gate.floor, self.num_clients)
 
     @property
     def directory(self) -> Path | None:
@@ -354,6 +412,10 @@ class Task(_Section):
             raise ValueError(
                 f"clients_per_round={self.clients_per_round} is more than "
                 f"num_clients={self.num_clients}"
+            )
+        if self.min_clients is not None and self.min_clients > self.num_clients:
+            raise ValueError(
+                f"min_clients={self.min_clients} is more than num_clients={self.num_clients}"
             )
         self._check_selection()
         plant = self.dataset.plant

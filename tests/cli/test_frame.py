@@ -150,4 +150,4 @@ def test_shell_completion(shell: str) -> None:
     assert "fedgaze" in done.stdout
     words = {"COMP_WORDS": "fedgaze ex", "COMP_CWORD": "1"}
     done = fedgaze(**words, _FEDGAZE_COMPLETE="complete_bash")
-    assert done.stdout.split() == ["explain"]
+    assert done.stdout.split() == ["explain", "export"]

@@ -47,8 +47,11 @@ def call(*words: str) -> tuple[int, str]:
         (["task.yaml", "dataset.name=digit"], "dataset.name=digit: .*did you mean 'digits'"),
         (["task.yaml", "dataset.classes=[1x]"], "has no class '1x'"),
         (["task.yaml", "num_clients=100"], "num_clients=100 is too many for"),
-        (["task.yaml", "engine=deployment"], "engine=deployment is not in this version"),
-        (["task.yaml", "model_type=Huggingface"], "model_type=Huggingface is not in this version"),
+        (["task.yaml", "engine=deployment"], "engine=deployment"),
+        (
+            ["task.yaml", "model_type=Huggingface"],
+            "model_type=Huggingface has no learner in this version",
+        ),
         (["missing.yaml"], "missing.yaml: no such file"),
         ([], "say which task"),
         (["--resume"], "no unfinished run in runs"),

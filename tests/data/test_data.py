@@ -193,7 +193,65 @@ def test_a_download_that_fails_says_where_the_files_go(
         load_dataset("mnist", tmp_path)
 
 
-def test_real_mnist_through_torchvision(real_data: Path, tmp_path: Path) -> None:
+def idx(values: Tensor) -> bytes:
+    """Bytes in the format of MNIST's files: type, number of sides, the sides, the values."""
+    sides = b"".join(side.to_bytes(4, "big") for side in values.shape)
+    return bytes([0, 0, 8, values.ndim]) + sides + values.byte().numpy().tobytes()
+
+
+IDX = {
+    "train-images-idx3-ubyte": idx(torch.arange(4 * 28 * 28).view(4, 28, 28) % 251),
+    "train-labels-idx1-ubyte": idx(torch.tensor([3, 1, 4, 1])),
+    "t10k-images-idx3-ubyte": idx(torch.full((2, 28, 28), 51)),
+    "t10k-labels-idx1-ubyte": idx(torch.tensor([5, 9])),
+}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_mnist_from_its_files_as_they_are(tmp_path: Path, name: str, packed: bool) -> None:
+    for file, content in IDX.items():
+        if packed:
+            (tmp_path / f"{file}.gz").write_bytes(gzip.compress(content))
+        else:
+            (tmp_path / file).write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    found = load_dataset(name, tmp_path)
+    assert found.train.labels.tolist() == [3, 1, 4, 1]
+    assert found.test.labels.tolist() == [5, 9]
+    expected = (torch.arange(4 * 28 * 28).view(4, 1, 28, 28) % 251) / 255
+    torch.testing.assert_close(found.train[torch.arange(4)], expected)
+    assert found.test[torch.tensor([1])].unique().tolist() == pytest.approx([0.2])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_files_of_mnist_that_lack_something(tmp_path: Path) -> None:
+    for file, content in IDX.items():
+        (tmp_path / f"{file}.gz").write_bytes(gzip.compress(content))
+    file = tmp_path / "t10k-images-idx3-ubyte.gz"
+    for damaged in (file.read_bytes()[:20], b"no gzip", gzip.compress(b"no idx")):
+        file.write_bytes(damaged)
+        with pytest.raises(FedgazeError, match="holds files of MNIST that cannot be read"):
+            load_dataset("mnist", tmp_path)
+    file.unlink()
+    with pytest.raises(FedgazeError, match=r"files of MNIST, but lacks t10k-images-idx3-ubyte.gz"):
+        load_dataset("mnist", tmp_path)
+
+
+def test_real_fashion_mnist_as_it_lies_there(real_data: Path) -> None:
+    fashion = load_dataset("fashion_mnist", real_data / "fashion_mnist")
+    assert (len(fashion.train.labels), len(fashion.test.labels)) == (60000, 10000)
+    assert [fashion.classes[i] for i in fashion.test.labels[:3]] == [
+        "Ankle boot", "Pullover", "Trouser",
+    ]  # fmt: skip
+    assert fashion.train.labels.bincount().tolist() == [6000] * 10
+    everything = fashion.train[torch.arange(0, 60000, 10)]
+    assert abs(everything.mean().item() - 0.2860) < 0.003  # its well-known mean
+
+
+def test_real_mnist_is_the_same_through_torchvisions_folders(
+    real_data: Path, tmp_path: Path
+) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for packed in (real_data / "mnist").glob("*.gz"):
@@ -203,6 +261,11 @@ def test_real_mnist_through_torchvision(real_data: Path, tmp_path: Path) -> None
     assert (len(mnist.train.labels), len(mnist.test.labels)) == (60000, 10000)
     assert mnist.classes[:3] == ("zero", "one", "two")
     assert mnist.test.labels[:5].tolist() == [7, 2, 1, 0, 4]  # as everybody knows them
+    packed = load_dataset("mnist", real_data / "mnist")
+    assert isinstance(packed.train, StackedImages)
+    assert isinstance(mnist.train, StackedImages)
+    assert torch.equal(packed.train.pixels, mnist.train.pixels)
+    assert torch.equal(packed.test.labels, mnist.test.labels)
     images = mnist.train[torch.arange(1000)]
     assert images.shape == (1000, 1, 28, 28)
     assert abs(images.mean().item() - 0.1307) < 0.01  # MNIST's well-known mean

@@ -14,7 +14,6 @@ from torch import Tensor
 from fedgaze.config import parse_task
 from fedgaze.federate import prepare
 from fedgaze.federate.exchange import pack, unpack
-from fedgaze.federate.ordered import OrderedGrid
 from fedgaze.federate.server import Server
 from fedgaze.store import Run
 from fedgaze.train import State
@@ -71,6 +70,19 @@ class Nodes(Grid):
     run = property(_none)
 
 
+class Known:
+    """Knows the nodes without asking."""
+
+    def __init__(self, numbers: dict[int, int]) -> None:
+        self._numbers = numbers
+
+    def numbers(self, *_: Any) -> dict[int, int]:
+        return self._numbers
+
+    def name(self, client: int) -> str:
+        return str(client)
+
+
 class Bench:
     """A task's server, ready for its first round.
 
@@ -94,7 +106,7 @@ class Bench:
         run = Run.create(folder / "run", setup.task.public(), setup.dataset.classes)
         self.server = Server(setup, run, Silent())
         self.nodes = Nodes(clients)
-        self.server.numbers = {node: number for number, node in enumerate(self.nodes.there)}
+        self.server.roster = Known({node: i for i, node in enumerate(self.nodes.there)})
         self.strategy = self.server.new_strategy(0)
         self.number = 0
         self.state: State = self.server.like
@@ -104,9 +116,8 @@ class Bench:
     def send(self) -> list[int]:
         """Begin a round; returns the clients that are to train."""
         self.number += 1
-        grid = OrderedGrid(self.nodes, self.server.numbers)
         messages = self.strategy.configure_train(
-            self.number, pack(self.state), ConfigRecord(), grid
+            self.number, pack(self.state), ConfigRecord(), self.nodes
         )
         self.sent = list(messages)
         return [self.server.numbers[each.metadata.dst_node_id] for each in self.sent]

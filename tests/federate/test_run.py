@@ -1,6 +1,7 @@
 """A federation carried out: what is merged, what is written, what leaves a client."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -355,3 +356,14 @@ def test_a_tasks_own_metrics_stand_in_the_record(carry_out: CarryOut, tmp_path: 
     for entry in record["clients"]:
         assert entry["validation"]["accuracy"] == 0.75
         assert entry["validation"]["seen"] == pytest.approx(entry["samples"] / 4, abs=2)
+
+
+@pytest.mark.parametrize(("share", "pictures"), [("maps", False), ("overlays", True)])
+def test_the_report_shows_only_pictures_that_were_shared(
+    carry_out: CarryOut, share: str, pictures: bool
+) -> None:
+    run = carry_out(num_rounds=1, xai={"share": share, "run_location": "client"})
+    page = (run.path / "report.html").read_text()
+    sheets = re.findall(r"data:image/webp;base64,([\w+/=]*)", page)
+    assert (sum(map(len, sheets)) > 1000) == pictures, "an empty sheet has no pictures on it"
+    assert ("kept at the client" in page) != pictures

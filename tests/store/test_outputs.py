@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fedgaze.errors import FedgazeError
-from fedgaze.store import OutputFolder
+from fedgaze.store import OutputFolder, write_folder
 
 OVERLAY = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
 HEATMAP = np.array([[0.0, 0.25], [0.5, 1.0]], dtype=np.float32)
@@ -112,3 +112,58 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text(json.dumps({}))
     with pytest.raises(FedgazeError, match="is there already and is no folder"):
         OutputFolder(tmp_path / "out")
+
+
+def fill(folder: Path) -> None:
+    (folder / "below").mkdir()
+    (folder / "below" / "a.txt").write_text("whole")
+
+
+def test_a_folder_has_its_name_once_it_is_whole(tmp_path: Path) -> None:
+    def watch(folder: Path) -> None:
+        assert not (tmp_path / "x").exists()
+        fill(folder)
+        assert not (tmp_path / "x").exists()
+
+    assert write_folder(tmp_path / "x" / "y", watch) == tmp_path / "x" / "y"
+    assert (tmp_path / "x" / "y" / "below" / "a.txt").read_text() == "whole"
+    assert (tmp_path / "x" / "y").stat().st_mode & 0o777 == 0o755
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_folders_name_that_is_taken_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine").write_text("mine")
+    (tmp_path / "x-2").write_text("a file")
+    (tmp_path / "x-3").symlink_to(tmp_path / "x")
+    (tmp_path / "x-4").mkdir()  # empty: as good as not there
+    assert [write_folder(tmp_path / "x", fill).name for _ in range(2)] == ["x-4", "x-5"]
+    assert names(tmp_path / "x") == ["mine"]
+    assert (tmp_path / "x-2").read_text() == "a file"
+
+
+def test_a_folder_in_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert write_folder(Path("a/b"), fill) == Path("a/b")
+    assert write_folder(Path(), fill) == tmp_path / "here-2"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyError("x")])
+def test_a_folder_that_fails_leaves_nothing(tmp_path: Path, error: Exception) -> None:
+    def broken(folder: Path) -> None:
+        fill(folder)
+        raise error
+
+    said = (FedgazeError, "y cannot be written: No space left")
+    kind, match = said if isinstance(error, OSError) else (KeyError, "x")
+    with pytest.raises(kind, match=match):
+        write_folder(tmp_path / "x" / "y", broken)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(FedgazeError, match="y cannot be written"):
+        write_folder(tmp_path / "x" / "y", fill)
+    assert names(tmp_path) == ["x"]

@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from fedgaze.errors import FedgazeError
-from fedgaze.store import Run, atomic, load_tensors, unfinished_runs, write_json, write_text
+from fedgaze.store import (
+    Run,
+    atomic,
+    find_run,
+    load_tensors,
+    task_directory,
+    unfinished_runs,
+    write_json,
+    write_text,
+)
 
 WEIGHTS = {"w": torch.arange(6.0).view(2, 3), "n": torch.tensor(3)}
 
@@ -107,6 +116,41 @@ def test_unfinished_runs_newest_first(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "summary.json").write_text("{")
     assert [path.name for path in unfinished_runs(tmp_path)] == ["young", "old"]
+
+
+def test_a_run_is_found_by_its_folder_or_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("runs/first", "runs/second", "elsewhere/third"):
+        new(tmp_path / name).close()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "second").mkdir()  # no run, and not in the way of one
+    base = Path("runs")
+    assert find_run("first", base) == find_run("runs/first", base) == Path("runs/first")
+    assert find_run("second", base) == Path("runs/second")
+    assert find_run("elsewhere/third", base) == Path("elsewhere/third")
+    assert find_run(str(tmp_path / "runs/first"), base) == tmp_path / "runs/first"
+    for word, near in (
+        ("frist", "'first'"),
+        ("runs/frist", "'runs/first'"),
+        ("elsewhere/thrid", "'elsewhere/third'"),
+    ):
+        with pytest.raises(FedgazeError, match=f"no run {word}; did you mean {near}"):
+            find_run(word, base)
+    with pytest.raises(FedgazeError, match=r"no run x$"):
+        find_run("x", tmp_path / "nowhere")
+    with pytest.raises(FedgazeError, match="elsewhere holds no record of a run"):
+        find_run("elsewhere", base)
+
+
+def test_where_a_tasks_files_lie(tmp_path: Path) -> None:
+    Run.create(tmp_path / "r", {}, ("a",), directory=tmp_path / "task").close()
+    new(tmp_path / "s").close()
+    assert task_directory(tmp_path / "r") == tmp_path / "task"
+    assert task_directory(tmp_path / "s") is None
+    (tmp_path / "s" / "run.json").write_text("[")
+    assert task_directory(tmp_path / "s") is None
+    assert task_directory(tmp_path / "nowhere") is None
 
 
 def test_no_record_and_broken_record(tmp_path: Path) -> None:

@@ -14,7 +14,18 @@ __all__ = ["app"]
 
 # Each is a function of that name in a module of that name. The modules are imported for `--help`,
 # so they import torch and the rooms below only when a command runs.
-_COMMANDS = ("demo", "explain", "evaluate", "compare", "embed", "run", "init", "doctor")
+_COMMANDS = (
+    "demo",
+    "explain",
+    "evaluate",
+    "compare",
+    "embed",
+    "run",
+    "ask",
+    "export",
+    "init",
+    "doctor",
+)
 
 
 class _Commands(TyperGroup):
@@ -55,5 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(_fedgaze)
+for _name in ("server", "client"):
+    app.add_typer(getattr(import_module(f"fedgaze.cli.{_name}"), _name))
 for _name in _COMMANDS:
     app.command(_name)(getattr(import_module(f"fedgaze.cli.{_name}"), _name))

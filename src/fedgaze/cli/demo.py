@@ -27,12 +27,14 @@ def demo(
     In the corner of each image of client 2 is a small mark that gives the digit away. Its model
     learns the mark instead of the digit, scores well with it, and its heatmaps show it.
     """
-    from fedgaze.cli.run import carry_out
+    from fedgaze.cli.run import carry_out, how_to_go_on
     from fedgaze.federate import demo_task, start
 
     console = Console(highlight=False)
     done = carry_out(
-        console, lambda watch: start(demo_task(seed), output, watch, demo=True), output
+        console,
+        lambda watch: start(demo_task(seed), output, watch, demo=True),
+        how_to_go_on(output),
     )
     last = done.summary["rounds"][-1]
     looks = {each["client"]: each["server_explanation"] for each in last["clients"]}

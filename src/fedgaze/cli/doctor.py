@@ -19,6 +19,8 @@ _EXTRAS = (
     ("timm", "hub", "models of timm"),
     ("transformers", "hub", "models of transformers"),
     ("pydicom", "medical", "DICOM files"),
+    ("flwr_datasets", "datasets", "data sets named flwr:…"),
+    ("onnxruntime", "onnx", "export to ONNX"),
     ("wandb", "wandb", "tracking with Weights & Biases"),
 )
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from fedgaze.cli.server import SERVER_HOME
 from fedgaze.errors import FedgazeError
 
 if TYPE_CHECKING:
+    from fedgaze.config import Task
     from fedgaze.federate import Observer
     from fedgaze.store import Run
 
-__all__ = ["carry_out", "run"]
+__all__ = ["carry_out", "how_to_go_on", "run"]
 
 RUNS = Path("runs")
 
@@ -44,6 +46,17 @@ def run(
             show_default=False,
         ),
     ] = None,
+    remote: Annotated[
+        bool,
+        typer.Option(
+            "--remote",
+            help="Let this machine's server (`fedgaze server start`) run it on its clients. "
+            "Leaving with Ctrl-C leaves the run going.",
+        ),
+    ] = False,
+    home: Annotated[
+        Path, typer.Option(help="The server's folder, with `--remote`.", metavar="DIR")
+    ] = SERVER_HOME,
 ) -> None:
     """Carry out a task: federated learning in which each client explains itself each round."""
     from fedgaze.config import load_task
@@ -52,26 +65,49 @@ def run(
 
     console = Console(highlight=False)
     task = load_task(config, overrides or []) if config else None
-    if resume:
+    if remote:
+        _remote(console, task, home, output if resume else None)
+    elif resume:
         name = task.task_id if task else None
         path = output or find_unfinished(RUNS, name)
-        carry_out(console, lambda watch: go_on(path, task, watch), output)
+        carry_out(console, lambda watch: go_on(path, task, watch), how_to_go_on(output))
     elif task:
         path = output or RUNS / task.task_id
-        carry_out(console, lambda watch: start(task, path, watch), output)
+        carry_out(console, lambda watch: start(task, path, watch), how_to_go_on(output))
     else:
         raise FedgazeError("say which task: fedgaze run conf/config.yaml, or try fedgaze demo")
 
 
+def how_to_go_on(output: Path | None) -> str | None:
+    """How to go on with a run whose folder was named."""
+    kept = "interrupted; whole rounds are kept: fedgaze run --resume --output"
+    return f"{kept} {output} goes on" if output else None
+
+
+def _remote(console: Console, task: "Task | None", home: Path, resumed: Path | None) -> None:
+    from fedgaze.federate.deployment import ServerHome, control_of, follow, resubmit, submit
+
+    place = ServerHome(home)
+    control_of(place).close()  # says so where it does not run
+    if resumed:
+        job = resubmit(place, resumed.name)
+    elif task:
+        job = submit(place, task)
+    else:
+        raise FedgazeError("say which task, or with --resume --output RUN which run of the server")
+    left = f"{job.name} goes on without you: fedgaze server logs {job.name} -f"
+    carry_out(console, lambda watch: follow(job, watch), left)
+
+
 def carry_out(
-    console: Console, work: Callable[["Observer"], "Run"], output: Path | None = None
+    console: Console, work: Callable[["Observer"], "Run"], left: str | None = None
 ) -> "Run":
     """Do a run's work under a progress bar and print how it ended.
 
     Args:
         console: Where to print.
         work: Starts or resumes the run that it returns.
-        output: The folder that was asked for, to say how to go on after an interruption.
+        left: What to say after an interruption; by default, how to go on.
     """
     from fedgaze.cli.watch import Watch, final_table
 
@@ -79,8 +115,8 @@ def carry_out(
         with Watch(console) as watch:
             done = work(watch)
     except KeyboardInterrupt:
-        where = f" --output {output}" if output else ""
-        console.print(f"interrupted; whole rounds are kept: fedgaze run --resume{where} goes on")
+        usual = "interrupted; whole rounds are kept: fedgaze run --resume goes on"
+        console.print(left or usual)
         raise typer.Exit(130) from None
     summary = done.summary
     planted = (summary["task"]["dataset"]["plant"] or {}).get("clients", [])

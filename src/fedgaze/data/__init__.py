@@ -2,13 +2,16 @@
 
 from fedgaze.data.boxes import Box, read_boxes
 from fedgaze.data.dataset import Dataset, Images, StackedImages
-from fedgaze.data.images import find_images, match_files, read_image
+from fedgaze.data.folder import load_folder, read_folder
+from fedgaze.data.hub import HUB
+from fedgaze.data.images import find_images, fit_picture, match_files, read_image
 from fedgaze.data.mark import PlantedImages, mark_mask, stamp
 from fedgaze.data.scenes import Grids, Scenes, make_grids, make_scenes
-from fedgaze.data.sources import data_sets, load_dataset, load_digits, load_folder, read_folder
+from fedgaze.data.sources import data_sets, load_dataset, load_digits
 from fedgaze.data.split import hold_back, partition, probe_indices
 
 __all__ = [
+    "HUB",
     "Box",
     "Dataset",
     "Grids",
@@ -18,6 +21,7 @@ __all__ = [
     "StackedImages",
     "data_sets",
     "find_images",
+    "fit_picture",
     "hold_back",
     "load_dataset",
     "load_digits",

@@ -59,6 +59,12 @@ class Dataset:
         classes: Class names by index.
         object_masks: Takes images ``(N, C, H, W)`` in [0, 1] and returns where the object is,
             bool ``(N, H, W)``; None where nobody knows.
+        groups: What each training image belongs to, such as a writer, a hospital or a device, so
+            that ``dataset.partition: natural`` can keep together what belongs together; ``(N,)``
+            names or numbers, None where nobody knows.
+
+    Raises:
+        FedgazeError: There is not one group an image.
     """
 
     name: str
@@ -66,6 +72,41 @@ class Dataset:
     test: Images
     classes: tuple[str, ...]
     object_masks: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    groups: Sequence[str | int] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.groups is None:
+            return
+        known = sum(each is not None for each in self.groups)
+        if len(self.groups) != len(self.train.labels) or known < len(self.groups):
+            raise FedgazeError(
+                f"{self.name} has {len(self.train.labels)} training images and says of {known} "
+                "what they belong to; each belongs to one group"
+            )
+
+    def numbered_as(self, classes: Sequence[str]) -> "Dataset":
+        """The same images with their classes numbered as elsewhere, where there may be more.
+
+        Args:
+            classes: Class names by index.
+
+        Raises:
+            FedgazeError: The data set has a class that is not among them.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        for name in self.classes:
+            if name not in classes:
+                raise FedgazeError(
+                    f"{self.name} has a class '{name}' that the federation has not; it has "
+                    f"{', '.join(classes)}{nearest(name, classes)}"
+                )
+        numbers = torch.tensor([classes.index(name) for name in self.classes])
+
+        def part(images: Images) -> Images:
+            return images.select(torch.arange(len(images.labels)), numbers[images.labels])
+
+        return replace(self, train=part(self.train), test=part(self.test), classes=tuple(classes))
 
     def keep(self, classes: Sequence[str]) -> "Dataset":
         """The same data set with only these classes, in this order.
@@ -83,9 +124,11 @@ class Dataset:
                 raise FedgazeError(f"dataset.classes names '{name}' twice")
         chosen = torch.tensor([self.classes.index(name) for name in classes])
 
-        def part(images: Images) -> Images:
+        def part(images: Images) -> tuple[Images, list[int]]:
             hits = images.labels[:, None] == chosen
             indices = hits.any(1).nonzero()[:, 0]
-            return images.select(indices, hits[indices].int().argmax(1))
+            return images.select(indices, hits[indices].int().argmax(1)), indices.tolist()
 
-        return replace(self, train=part(self.train), test=part(self.test), classes=tuple(classes))
+        (train, kept), (test, _) = part(self.train), part(self.test)
+        groups = None if self.groups is None else [self.groups[i] for i in kept]
+        return replace(self, train=train, test=test, classes=tuple(classes), groups=groups)

@@ -7,11 +7,12 @@ from pathlib import Path, PurePath, PureWindowsPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from fedgaze.data.dicom import is_dicom, read_dicom
 from fedgaze.errors import FedgazeError, check_names, nearest
 
-__all__ = ["find_images", "match_files", "read_image"]
+__all__ = ["as_seen", "find_images", "fit_picture", "match_files", "read_image"]
 
 _SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom"
@@ -35,16 +36,42 @@ def read_image(path: Path) -> Image.Image:
         return read_dicom(path).convert("RGB")
     try:
         with Image.open(path) as opened:
-            picture = _eight_bit(ImageOps.exif_transpose(opened))
-            if picture.has_transparency_data:
-                coloured = picture.convert("RGBA")
-                white = Image.new("RGBA", coloured.size, "white")
-                picture = Image.alpha_composite(white, coloured)
-            return picture.convert("RGB")
+            return as_seen(opened)
     # A damaged file is met with whatever its bytes lead a decoder to.
     except Exception as error:
         why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
         raise FedgazeError(f"{path} is not a picture that can be read{why}") from error
+
+
+def as_seen(opened: Image.Image) -> Image.Image:
+    """A picture as a person sees it, as RGB; see `read_image`."""
+    picture = _eight_bit(ImageOps.exif_transpose(opened))
+    if picture.has_transparency_data:
+        coloured = picture.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, "white")
+        picture = Image.alpha_composite(white, coloured)
+    return picture.convert("RGB")
+
+
+def fit_picture(picture: Image.Image, size: tuple[int, int], channels: int = 3) -> Tensor:
+    """Bring a picture to a model's size: scaled, with the middle kept.
+
+    Args:
+        picture: RGB.
+        size: Height and width.
+        channels: 3 for colour, 1 for grey.
+
+    Returns:
+        float32 ``(channels, H, W)`` in [0, 1].
+    """
+    from torchvision.transforms.v2 import functional
+
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    scale = max(size[0] / picture.height, size[1] / picture.width)
+    sides = [max(int(picture.height * scale), size[0]), max(int(picture.width * scale), size[1])]
+    picture = functional.center_crop(functional.resize(picture, sides), list(size))
+    pixels: Tensor = functional.pil_to_tensor(picture)
+    return pixels / 255
 
 
 def find_images(directory: Path) -> list[Path]:

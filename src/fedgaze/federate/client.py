@@ -9,36 +9,57 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedgaze.config import Task
+from fedgaze.config import Share, Task
 from fedgaze.data import Images, PlantedImages, hold_back, probe_indices
 from fedgaze.errors import FedgazeError
+from fedgaze.federate.ask import Answer, Question, answer, read_question
 from fedgaze.federate.exchange import fingerprint, pack, same, unpack, weights_of
 from fedgaze.federate.kept import Kept
 from fedgaze.federate.look import Probe, look, make_probe, profile, write_look
 from fedgaze.federate.privacy import clipping_mods
 from fedgaze.federate.scaffold import Steering
 from fedgaze.federate.setup import Setup, reason, seeded, setup_of, threads
-from fedgaze.store import save_tensors
+from fedgaze.store import load_tensors, save_tensors
 from fedgaze.train import Drift, LearnerProtocol, Score, State
 
-__all__ = ["Client", "client_app"]
+__all__ = ["Client", "Terms", "client_app"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for a client beyond its task.
+
+    Attributes:
+        share: What may leave it at most, whatever the task says.
+        classes: The federation's, where its own images may lack some.
+    """
+
+    share: Share = "overlays"
+    classes: tuple[str, ...] | None = None
+
+
+NO_TERMS = Terms()
 
 SHARE_LIMIT = 512 * 1024
 """Bytes of pictures and maps that one reply carries at most: Flower's state is no file store."""
 
 
-def client_app(task: Task, home: Path) -> ClientApp:
+def client_app(task: Task, home: Path, terms: Terms = NO_TERMS) -> ClientApp:
     """Flower's ClientApp for a task.
 
     Args:
         task: Checked by :func:`fedgaze.federate.prepare` before.
         home: Where clients keep their files: each in ``clients/client_<c>`` and, for heatmaps,
             in the task's ``xai.save_dir``.
+        terms: What holds beyond the task.
     """
+    task = task.model_copy(update={"xai": task.xai.capped(terms.share)}).in_directory(
+        task.directory
+    )
     app = ClientApp()
 
     def client(context: Context) -> Client:
-        return Client(setup_of(task), int(context.node_config["partition-id"]), home)
+        return Client(setup_of(task, terms.classes), int(context.node_config["partition-id"]), home)
 
     @app.train(mods=clipping_mods(task.server.privacy))
     def _train(message: Message, context: Context) -> Message:
@@ -59,6 +80,11 @@ def client_app(task: Task, home: Path) -> ClientApp:
         config: dict[str, Any] = dict(message.content.config_records["config"])
         reply = client(context).evaluate(arrays, int(config.get("last-round", 0)))
         return Message(reply, reply_to=message)
+
+    @app.query("explain")
+    def _explain(message: Message, context: Context) -> Message:
+        question = read_question(message.content)
+        return Message(client(context).ask(question).packed(), reply_to=message)
 
     @app.query("identity")
     def _identity(message: Message, context: Context) -> Message:
@@ -234,6 +260,29 @@ class Client:
         metrics = MetricRecord({"accuracy": score.accuracy, "loss": score.loss})
         metrics["num-examples"] = len(self.validation.labels)
         return RecordDict({"metrics": metrics})
+
+    def ask(self, question: Question) -> Answer:
+        """Say where the client's own model looks in a picture, as far as it may be said.
+
+        Args:
+            question: Its ``version`` is the round that the model was trained in.
+
+        Raises:
+            FedgazeError: There is no such model, or nothing may be said.
+        """
+        pattern = self._local_model(0).name.replace("_V0.", "_V*.")
+        found = {
+            int(path.stem.rpartition("_V")[2]): path
+            for path in self._local_model(0).parent.glob(pattern)
+        }
+        version = max(found, default=0) if question.version is None else question.version
+        if version not in found:
+            rounds = ", ".join(map(str, sorted(found))) or "none"
+            raise FedgazeError(f"this client has no model of round {version}; it has {rounds}")
+        learner = self.setup.new_learner()
+        learner.set_parameters(load_tensors(found[version]))
+        with threads(self.setup.task.resources.cpu):
+            return answer(self.setup, learner, question, self.setup.task.xai.share)
 
     @property
     def folder(self) -> Path:

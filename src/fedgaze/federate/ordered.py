@@ -1,8 +1,10 @@
-"""Which node is which client, and nodes in the order of their clients."""
+"""Which node is which client, and who is there."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -10,61 +12,132 @@ from flwr.supercore.run import Run as FlowerRun
 
 from fedgaze.errors import FedgazeError
 
-__all__ = ["OrderedGrid", "client_numbers"]
+__all__ = [
+    "AskedRoster",
+    "ForwardingGrid",
+    "PromptGrid",
+    "Roster",
+    "Wait",
+    "gather",
+]
+
+PAUSE = 0.2
 
 
-def client_numbers(grid: Grid, clients: int, timeout: float) -> dict[int, int]:
-    """Wait for all nodes and ask each which client it is.
+class Roster(Protocol):
+    """Says which client a node is."""
+
+    def numbers(self, grid: Grid, nodes: Iterable[int]) -> Mapping[int, int]:
+        """The client's number by node id, for those of the nodes that are clients."""
+
+    def name(self, client: int) -> str:
+        """What people call a client."""
+
+
+class AskedRoster:
+    """Asks each node once: for engines whose nodes are all one's own.
+
+    Args:
+        clients: How many there are; any other number is an error.
+        timeout: Seconds to wait for an answer.
+    """
+
+    def __init__(self, clients: int, timeout: float) -> None:
+        self._clients = clients
+        self._timeout = timeout
+        self._known: dict[int, int] = {}
+
+    def numbers(self, grid: Grid, nodes: Iterable[int]) -> Mapping[int, int]:
+        """The client's number by node id.
+
+        Raises:
+            FedgazeError: A node could not say, or said what cannot be.
+        """
+        questions = [
+            Message(RecordDict(), node, "query.identity")
+            for node in nodes
+            if node not in self._known
+        ]
+        if not questions:
+            return self._known
+        for reply in grid.send_and_receive(questions, timeout=self._timeout):
+            if reply.has_error():
+                raise FedgazeError(f"a client could not say which it is: {reply.error.reason}")
+            said: Any = reply.content.config_records["client"]["client"]
+            # A client that came back without a key is a new node.
+            self._known = {node: n for node, n in self._known.items() if n != said}
+            self._known[reply.metadata.src_node_id] = int(said)
+        if strange := [n for n in self._known.values() if not 0 <= n < self._clients]:
+            raise FedgazeError(
+                f"a client says that it is number {strange[0]}: there are "
+                f"num_clients={self._clients}, counted from 0"
+            )
+        return self._known
+
+    def name(self, client: int) -> str:
+        """Its number is all that is known."""
+        return str(client)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """How long to wait for how many clients.
+
+    Attributes:
+        clients: How many there are in all: when they are there, the wait is over.
+        least: So many are enough after ``patience``.
+        patience: Seconds.
+        timeout: Seconds after which it is given up; Flower itself would wait for ever.
+    """
+
+    clients: int
+    least: int
+    patience: float
+    timeout: float
+
+
+def gather(grid: Grid, roster: Roster, wait: Wait) -> dict[int, int]:
+    """Wait for clients.
 
     Args:
         grid: Where they are.
-        clients: How many have to come.
-        timeout: Seconds to wait; Flower itself would wait for ever.
+        roster: Says which node is which client.
+        wait: How long, and for how many.
 
     Returns:
-        The client's number by node id.
+        The client's number by node id, for those that are there.
 
     Raises:
-        FedgazeError: Not all came or answered in time.
+        FedgazeError: Fewer than ``least`` came in time; the sentence says who is missing.
     """
     start = time.monotonic()
-    while len(nodes := list(grid.get_node_ids())) < clients:
-        if time.monotonic() - start > timeout:
+    while True:
+        nodes = list(grid.get_node_ids())
+        numbers = roster.numbers(grid, nodes)
+        count = wait.clients
+        there = {node: numbers[node] for node in nodes if numbers.get(node, count) < count}
+        waited = time.monotonic() - start
+        if len(there) == count or (len(there) >= wait.least and waited >= wait.patience):
+            return there
+        if waited > wait.timeout:
+            missing = sorted(set(range(count)) - set(there.values()))
+            names = ", ".join(map(roster.name, missing))
             raise FedgazeError(
-                f"{len(nodes)} of num_clients={clients} clients came within "
-                f"round_timeout={timeout:g} s"
+                f"{len(there)} of num_clients={count} clients came within {wait.timeout:g} s and "
+                f"at least {wait.least} are needed; missing: {names}"
             )
-        time.sleep(0.2)
-    questions = [Message(RecordDict(), node, "query.identity") for node in nodes]
-    numbers = {}
-    for reply in grid.send_and_receive(questions, timeout=timeout):
-        if reply.has_error():
-            raise FedgazeError(f"a client could not say which it is: {reply.error.reason}")
-        said: Any = reply.content.config_records["client"]["client"]
-        numbers[reply.metadata.src_node_id] = int(said)
-    if sorted(numbers.values()) != list(range(clients)):
-        raise FedgazeError(
-            f"clients 0 to {clients - 1} were asked who they are, and these answered: "
-            f"{sorted(numbers.values())}"
-        )
-    return numbers
+        time.sleep(PAUSE)
 
 
-class OrderedGrid(Grid):
-    """A grid that names its nodes in the order of their clients.
+class ForwardingGrid(Grid):
+    """A grid that hands everything on to another one."""
 
-    Node ids are drawn at random in some engines. In this order, one seed chooses the same clients
-    in all of them.
-    """
-
-    def __init__(self, grid: Grid, numbers: Mapping[int, int]) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._numbers = numbers
 
     def get_node_ids(self) -> Iterable[int]:
-        """The nodes that are there, by their clients' numbers."""
-        there = [node for node in self._grid.get_node_ids() if node in self._numbers]
-        return sorted(there, key=self._numbers.__getitem__)
+        """As the grid inside."""
+        return self._grid.get_node_ids()
 
     def set_run(self, run: FlowerRun) -> None:
         """As the grid inside."""
@@ -99,3 +172,23 @@ class OrderedGrid(Grid):
     ) -> Iterable[Message]:
         """As the grid inside."""
         return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+class PromptGrid(ForwardingGrid):
+    """A grid that looks for answers often: Flower's own does so every 3 s."""
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages and wait for their answers, or until the time is over."""
+        end = time.monotonic() + (math.inf if timeout is None else timeout)
+        waiting = set(self._grid.push_messages(list(messages)))
+        replies: list[Message] = []
+        while waiting:
+            answered = list(self._grid.pull_messages(waiting))
+            waiting -= {reply.metadata.reply_to_message_id for reply in answered}
+            replies += answered
+            if not waiting or time.monotonic() > end:
+                break
+            time.sleep(PAUSE)
+        return replies

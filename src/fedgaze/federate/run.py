@@ -1,8 +1,11 @@
 """A run from its first check to its report, on either engine."""
 
+import errno
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedgaze.config import Task, parse_task
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.client import client_app
+from fedgaze.federate.division import describe_split
 from fedgaze.federate.grid import LocalGrid
 from fedgaze.federate.server import Observer, Server
 from fedgaze.federate.setup import prepare
@@ -20,7 +24,7 @@ from fedgaze.federate.track import Tracking
 from fedgaze.report import write_federated_report
 from fedgaze.store import Run, unfinished_runs
 
-__all__ = ["find_unfinished", "resume", "start"]
+__all__ = ["carry_out", "find_unfinished", "resume", "start"]
 
 
 def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> Run:
@@ -38,6 +42,7 @@ def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> 
     Raises:
         FedgazeError: The task cannot be carried out; nothing was written.
     """
+    _check_engine(task)
     setup = prepare(task)
     folder = task.xai.save_dir
     if folder.is_absolute() and any(folder.glob("round_*")):
@@ -46,9 +51,17 @@ def start(task: Task, path: Path, observer: Observer, *, demo: bool = False) -> 
             "relative one, which lies inside the run's own"
         )
     run = Run.create(
-        path, task.public(), setup.dataset.classes, directory=task.directory, demo=demo
+        path,
+        task.public(),
+        setup.dataset.classes,
+        image_shape=setup.image_shape,
+        directory=task.directory,
+        demo=demo,
     )
-    return _carry_out(Server(setup, run, observer))
+    if (split := describe_split(setup)) is not None:
+        run.summary["split"] = split
+        run.write_summary()
+    return _on_engine(Server(setup, run, observer))
 
 
 def resume(path: Path, task: Task | None, observer: Observer) -> Run:
@@ -76,12 +89,13 @@ def resume(path: Path, task: Task | None, observer: Observer) -> Run:
                 )
         if run.rounds_done >= task.num_rounds:
             raise FedgazeError(f"{path} is complete: it has {run.rounds_done} rounds")
+        _check_engine(task)
         server = Server(prepare(task), run, observer)
     except FedgazeError:
         run.close()
         raise
     run.summary |= {"task": new, "status": "running"}
-    return _carry_out(server)
+    return _on_engine(server)
 
 
 def find_unfinished(base: Path, name: str | None = None) -> Path:
@@ -102,15 +116,46 @@ def find_unfinished(base: Path, name: str | None = None) -> Path:
     raise FedgazeError(f"there is no unfinished run{what} in {base}: nothing to resume")
 
 
-def _carry_out(server: Server) -> Run:
-    _quiet()
+def _check_engine(task: Task) -> None:
+    """See that a task can be carried out by this process."""
+    for key, value in (("engine", task.engine), ("dataset.partition", task.dataset.partition)):
+        if value in ("deployment", "own"):
+            raise FedgazeError(
+                f"{key}={value} is for clients on other machines: fedgaze server start, then "
+                "fedgaze run --remote"
+            )
+
+
+def _on_engine(server: Server) -> Run:
     engines: dict[str, Callable[[Server], None]] = {"local": _local, "simulation": _simulation}
+    return carry_out(server, partial(engines[server.setup.task.engine], server))
+
+
+def carry_out(server: Server, engine: Callable[[], None]) -> Run:
+    """Let an engine run a server's rounds, and close the record with its report.
+
+    Args:
+        server: The server.
+        engine: Calls the server's ``main`` with its grid.
+
+    Returns:
+        The complete run.
+
+    Raises:
+        FedgazeError: It went wrong; the record says why, and can be resumed.
+    """
+    _quiet()
     tracking = None
     try:
         tracking = Tracking(server.setup.task, server.run.path)
         server.trackers.append(tracking.log)
-        engines[server.setup.task.engine](server)
+        engine()
         write_federated_report(server.run.path)
+    except (FedgazeError, OSError) as error:
+        sentence = _no_room(error) or str(error)
+        with suppress(OSError):  # what is whole stays whole, and says that it is not complete
+            server.run.fail(sentence)
+        raise FedgazeError(sentence) from error
     finally:
         server.run.close()
         if tracking:
@@ -148,6 +193,13 @@ def _simulation(server: Server) -> None:
             "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
         },
     )
+
+
+def _no_room(error: Exception) -> str | None:
+    """What to say of a disk that is full; None of any other error."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: whole rounds are kept; make room, and resume the run"
+    return None
 
 
 def _quiet() -> None:

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedgaze.config import SelectionSpec, Task
 from fedgaze.errors import FedgazeError, nearest
-from fedgaze.federate.ordered import OrderedGrid
+from fedgaze.federate.ordered import ForwardingGrid
 from fedgaze.report.federated.words import MEASURES
 
 __all__ = ["check_selection", "choose", "choose_judges", "last_rounds", "shown_only"]
@@ -126,11 +126,11 @@ def check_selection(task: Task, own_test: bool) -> None:
         )
 
 
-class _Chosen(OrderedGrid):
+class _Chosen(ForwardingGrid):
     """A grid that shows only some nodes, so that Flower's sampling has nothing left to choose."""
 
     def __init__(self, grid: Grid, nodes: Sequence[int]) -> None:
-        super().__init__(grid, {})
+        super().__init__(grid)
         self._nodes = list(nodes)
 
     def get_node_ids(self) -> Iterable[int]:

@@ -21,7 +21,7 @@ from fedgaze.federate.look import Probe, look, make_probe, nested, profile, writ
 from fedgaze.federate.memory import restore_memory, strategy_memory
 from fedgaze.federate.merging import Aggregate, Merging
 from fedgaze.federate.observed import observed
-from fedgaze.federate.ordered import OrderedGrid, client_numbers
+from fedgaze.federate.ordered import AskedRoster, Roster, Wait, gather
 from fedgaze.federate.privacy import check_budget, private, spent
 from fedgaze.federate.replies import Asked, Update, finite, keep_shared, read_reply
 from fedgaze.federate.scaffold import Scaffold
@@ -34,6 +34,11 @@ from fedgaze.train import State
 from fedgaze.xai import Explanation
 
 __all__ = ["Observer", "Server"]
+
+
+ABSENT = "was not connected when the round began"
+RECONNECTING = 30.0
+"""Seconds that clients have to come back to a server that was away."""
 
 
 class Observer(Protocol):
@@ -65,6 +70,7 @@ class Server:
         self.setup = setup
         self.run = run
         self.observer = observer
+        self.roster: Roster = AskedRoster(setup.task.num_clients, setup.task.round_timeout)
         self.trackers: list[Callable[[dict[str, Any]], None]] = []
         self.learner = setup.new_learner()
         self.like = self.learner.get_parameters()
@@ -78,6 +84,7 @@ class Server:
         self.numbers: dict[int, int] = {}
         self.strategy: Strategy | None = None
         self._rate = 1.0
+        self.absent: list[int] = []
         self._received_look: tuple[int, Explanation] | None = None
         self.received: State = self.like
         self.record: dict[str, Any] = {}
@@ -85,7 +92,7 @@ class Server:
         self.began = 0.0
 
     def main(self, grid: Grid) -> None:
-        """Carry out the rounds that are left."""
+        """Carry out the rounds that are left, with the clients of a grid."""
         task, done = self.setup.task, self.run.rounds_done
         self.observer.run_started(task.num_rounds, done)
         strategy = self.strategy = self.new_strategy(done)
@@ -98,7 +105,7 @@ class Server:
             self.run.summary["initial"] = (
                 {} if self.judged_by_clients else self._judge(self.received)
             )
-        self.numbers = client_numbers(grid, task.num_clients, task.round_timeout)
+        self._gather(grid, RECONNECTING if done else task.join_timeout)
 
         def close(number: int, arrays: ArrayRecord) -> MetricRecord | None:
             if number > 0:  # Flower also asks about the weights that it starts with
@@ -106,7 +113,7 @@ class Server:
             return None
 
         strategy.start(
-            OrderedGrid(grid, self.numbers),
+            grid,
             pack(self.received),
             num_rounds=task.num_rounds - done,
             timeout=task.round_timeout,
@@ -144,6 +151,8 @@ class Server:
             FedgazeError: Nobody is there whom the task would choose.
         """
         there = self._there(grid)
+        missed = self._count > len(there)
+        self.absent = sorted(set(range(self.setup.task.num_clients)) - set(there)) if missed else []
         chosen = choose(self.setup.task, self._count, number, sorted(there), self._history)
         if not chosen:
             raise FedgazeError(f"round {number} has no client: {len(there)} are there, none chosen")
@@ -172,7 +181,15 @@ class Server:
         return rounds
 
     def _there(self, grid: Grid) -> dict[int, int]:
-        return {self.numbers[node]: node for node in grid.get_node_ids()}
+        """The node of each client that is there; waits for the least number."""
+        return {client: node for node, client in self._gather(grid, 0.0).items()}
+
+    def _gather(self, grid: Grid, patience: float) -> dict[int, int]:
+        task = self.setup.task
+        wait = Wait(task.num_clients, task.least_clients, patience, task.join_timeout)
+        there = gather(grid, self.roster, wait)
+        self.numbers |= there
+        return there
 
     def open_round(
         self, number: int, arrays: ArrayRecord, messages: list[Message]
@@ -189,7 +206,8 @@ class Server:
         """
         self.began = time.monotonic()
         self.received = unpack(arrays, self.like)
-        self.record = {"round": number, "global": {}, "clients": [], "failures": []}
+        absent = [{"client": client, "reason": ABSENT} for client in self.absent]
+        self.record = {"round": number, "global": {}, "clients": [], "failures": absent}
         self.sent = self.address(messages, arrays)
         clients = [self.numbers[message.metadata.dst_node_id] for message in self.sent]
         self.observer.round_started(number, clients)

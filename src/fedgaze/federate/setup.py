@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from fedgaze.config import Task, parse_task
-from fedgaze.data import Dataset, Images, load_dataset, partition, probe_indices, read_folder
+from fedgaze.data import (
+    HUB,
+    Dataset,
+    Images,
+    load_dataset,
+    partition,
+    probe_indices,
+    read_folder,
+)
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.privacy import check_privacy
 from fedgaze.federate.selection import check_selection
@@ -54,16 +62,26 @@ class Setup:
             )
         return LEARNERS[task.model_type](task, model.to(self.device), find_hooks(task))
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        _, channels, height, width = self.dataset.test[torch.tensor([0])].shape
+        return channels, height, width
+
     @cached_property
     def parts(self) -> list[Tensor]:
         """The indices of each client's training images."""
         spec = self.task.dataset
+        if spec.partition == "own":
+            return [torch.arange(len(self.dataset.train.labels))] * self.task.num_clients
         return partition(
             self.dataset.train.labels,
             self.task.num_clients,
             spec.partition,
-            spec.alpha,
+            spec.alpha or 1.0,
             self.task.random_seed,
+            spec.shards_per_client or 2,
+            self.dataset.groups,
         )
 
     @cached_property
@@ -76,7 +94,7 @@ class Setup:
         return images, probe_indices(images.labels, spec.samples_per_class, self.task.random_seed)
 
     def _read_probe(self, folder: Path) -> Images:
-        _, channels, _, width = self.dataset.test[torch.tensor([0])].shape
+        channels, _, width = self.image_shape
         images, names = read_folder(folder, width, channels)
         for name in names:
             if name not in self.dataset.classes:
@@ -94,10 +112,6 @@ def prepare(task: Task) -> Setup:
     Raises:
         FedgazeError: The first thing that is wrong.
     """
-    if task.engine == "deployment":
-        raise FedgazeError(
-            "engine=deployment is not in this version of fedgaze: allowed are local and simulation"
-        )
     if task.engine == "simulation" and find_spec("ray") is None:
         raise FedgazeError(
             "engine=simulation needs Ray: pip install 'fedgaze[simulation]', or use engine=local"
@@ -175,7 +189,12 @@ def _try(setup: Setup, learner: LearnerProtocol) -> None:
 
 def _load(task: Task) -> Dataset:
     spec = task.dataset
-    if "." in spec.name and task.directory is not None:
+    if "." in spec.name and not spec.name.startswith(HUB) and task.directory is not None:
+        if spec.partition_by is not None:
+            raise FedgazeError(
+                f"dataset.partition_by={spec.partition_by}: {spec.name} gives the groups itself, "
+                "in its fedgaze.data.Dataset"
+            )
         dataset = task_object(task.directory, spec.name)(spec.root, task.random_seed)
         if not isinstance(dataset, Dataset):
             raise FedgazeError(
@@ -183,19 +202,31 @@ def _load(task: Task) -> Dataset:
                 "not a fedgaze.data.Dataset"
             )
     else:
-        dataset = load_dataset(spec.name, spec.root, task.random_seed)
+        dataset = load_dataset(spec.name, spec.root, task.random_seed, spec.partition_by)
     return dataset.keep(spec.classes) if spec.classes else dataset
 
 
-def setup_of(task: Task) -> Setup:
-    """The setup of a task that was checked before; made once a process."""
-    return _cached(json.dumps(task.public()), task.directory)
+def setup_of(task: Task, classes: tuple[str, ...] | None = None) -> Setup:
+    """The setup of a task that was checked before; made once a process.
+
+    Args:
+        task: The task.
+        classes: The federation's, where a client's own images may lack some, or are in another
+            order.
+
+    Raises:
+        FedgazeError: The images cannot be read, or are of a class that the federation has not.
+    """
+    return _cached(json.dumps(task.public()), task.directory, classes)
 
 
 @lru_cache(maxsize=2)
-def _cached(values: str, directory: Path | None) -> Setup:
+def _cached(values: str, directory: Path | None, classes: tuple[str, ...] | None) -> Setup:
     task = parse_task(json.loads(values), directory)
-    return Setup(task, _load(task), choose_device(task.device))
+    dataset = _load(task)
+    if classes is not None:
+        dataset = dataset.numbered_as(classes)
+    return Setup(task, dataset, choose_device(task.device))
 
 
 def reason(error: Exception) -> str:

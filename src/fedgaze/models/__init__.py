@@ -3,15 +3,18 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fedgaze.models.build import MissingWeightsError, build_model
+from fedgaze.models.build import MissingWeightsError, build_model, plan_model
 from fedgaze.models.checkpoint import load_checkpoint, load_weights, read_checkpoint
 from fedgaze.models.classes import find_class, imagenet_classes, read_classes
 from fedgaze.models.classifier import Classifier, open_classifier
 from fedgaze.models.depth import layers_by_depth
 from fedgaze.models.described import describe_layers
 from fedgaze.models.device import choose_device
+from fedgaze.models.onnxfile import OnnxCheck, check_onnx, check_onnx_packages, export_onnx
+from fedgaze.models.ownfiles import own_files
 from fedgaze.models.preprocess import IMAGENET, Preprocess, read_preprocess, weights_preprocess
 from fedgaze.models.resolve import OWN_MODELS
+from fedgaze.models.script import build_script, without_weights
 from fedgaze.models.taskcode import last_own_line, task_module, task_object
 
 if TYPE_CHECKING:
@@ -22,10 +25,15 @@ __all__ = [
     "Classifier",
     "DigitsNet",
     "MissingWeightsError",
+    "OnnxCheck",
     "Preprocess",
     "build_model",
+    "build_script",
+    "check_onnx",
+    "check_onnx_packages",
     "choose_device",
     "describe_layers",
+    "export_onnx",
     "find_class",
     "imagenet_classes",
     "last_own_line",
@@ -33,12 +41,15 @@ __all__ = [
     "load_checkpoint",
     "load_weights",
     "open_classifier",
+    "own_files",
+    "plan_model",
     "read_checkpoint",
     "read_classes",
     "read_preprocess",
     "task_module",
     "task_object",
     "weights_preprocess",
+    "without_weights",
 ]
 
 

@@ -14,7 +14,7 @@ from fedgaze.errors import FedgazeError, nearest
 from fedgaze.models.resolve import Builder, library, resolve_name, resolve_target
 from fedgaze.models.taskcode import last_own_line
 
-__all__ = ["MissingWeightsError", "build_model"]
+__all__ = ["MissingWeightsError", "build_model", "plan_model"]
 
 # timm would open files, or other people's repositories, for these.
 _TIMM_REFUSED = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
@@ -61,16 +61,7 @@ def build_model(
         FedgazeError: Nothing of that name may be built, an argument is wrong, the arguments give
             fewer outputs than there are classes, or weights cannot be had.
     """
-    if (target is None) == (name is None):
-        raise FedgazeError("a model needs exactly one of model._target_ and model.name")
-    given = dict(arguments or {})
-    if name is not None and name.startswith("hf:"):
-        given["pretrained_model_name_or_path"] = name.removeprefix("hf:")
-        auto = library("transformers").AutoModelForImageClassification
-        builder = Builder(auto, "transformers", name, "num_labels")
-    else:
-        builder = resolve_target(target, task_dir) if target else resolve_name(str(name))
-    _give_classes(builder, given, num_classes)
+    builder, given = plan_model(target, name, arguments, task_dir=task_dir, num_classes=num_classes)
     if builder.source == "transformers":
         model = _build_transformers(builder, given)
     else:
@@ -82,6 +73,32 @@ def build_model(
             f"{builder.name} built no torch.nn.Module, but this: {type(model).__name__}"
         )
     return model
+
+
+def plan_model(
+    target: str | None = None,
+    name: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    task_dir: Path | None = None,
+    num_classes: int | None = None,
+) -> tuple[Builder, dict[str, Any]]:
+    """Find what would build a model, and with which arguments; see `build_model`.
+
+    Raises:
+        FedgazeError: Nothing of that name may be built, or the arguments give too few outputs.
+    """
+    if (target is None) == (name is None):
+        raise FedgazeError("a model needs exactly one of model._target_ and model.name")
+    given = dict(arguments or {})
+    if name is not None and name.startswith("hf:"):
+        given["pretrained_model_name_or_path"] = name.removeprefix("hf:")
+        auto = library("transformers").AutoModelForImageClassification
+        builder = Builder(auto, "transformers", name, "num_labels")
+    else:
+        builder = resolve_target(target, task_dir) if target else resolve_name(str(name))
+    _give_classes(builder, given, num_classes)
+    return builder, given
 
 
 def _give_classes(builder: Builder, given: dict[str, Any], num_classes: int | None) -> None:

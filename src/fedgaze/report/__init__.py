@@ -1,5 +1,6 @@
 """What people look at: overlays of pictures, and self-contained pages."""
 
+from fedgaze.report.card.build import Card, Contents, model_card
 from fedgaze.report.comparison.grid import Asked, Row, Subject, compare, targets_of
 from fedgaze.report.comparison.page import Comparison, write_comparison
 from fedgaze.report.embedding.features import Embedding, FolderPictures, StoredPictures, embed
@@ -11,15 +12,19 @@ from fedgaze.report.evaluation.page import write_evaluation
 from fedgaze.report.explained import How, Result, explain_files
 from fedgaze.report.explanations import write_explanations
 from fedgaze.report.federated.build import write_federated_report
+from fedgaze.report.federated.record import Record, read_record
 
 __all__ = [
     "Asked",
+    "Card",
     "Comparison",
+    "Contents",
     "Embedding",
     "Evaluation",
     "FolderPictures",
     "How",
     "Judge",
+    "Record",
     "Result",
     "Row",
     "StoredPictures",
@@ -28,8 +33,10 @@ __all__ = [
     "embed",
     "explain_files",
     "judged",
+    "model_card",
     "open_evaluation",
     "read_box_classes",
+    "read_record",
     "targets_of",
     "write_comparison",
     "write_embedding",

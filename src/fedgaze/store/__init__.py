@@ -8,8 +8,8 @@ from fedgaze.store.files import (
     write_json,
     write_text,
 )
-from fedgaze.store.outputs import OutputFolder
-from fedgaze.store.run import Run, unfinished_runs
+from fedgaze.store.outputs import OutputFolder, write_folder
+from fedgaze.store.run import Run, checkpoint_of, find_run, task_directory, unfinished_runs
 from fedgaze.store.tracking import TRACKERS, Tracker, check_tracker, open_tracker
 
 __all__ = [
@@ -19,11 +19,15 @@ __all__ = [
     "Tracker",
     "atomic",
     "check_tracker",
+    "checkpoint_of",
+    "find_run",
     "load_tensors",
     "open_tracker",
     "save_tensors",
+    "task_directory",
     "unfinished_runs",
     "write_bytes",
+    "write_folder",
     "write_json",
     "write_text",
 ]

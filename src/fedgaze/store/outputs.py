@@ -1,15 +1,20 @@
 """Write results beside what is already there: whole or not at all, and over nobody's file."""
 
+import errno
 import itertools
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedgaze.errors import FedgazeError
 
-__all__ = ["OutputFolder"]
+__all__ = ["OutputFolder", "write_folder"]
+
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
 class OutputFolder:
@@ -97,3 +102,44 @@ class OutputFolder:
         finally:
             part.unlink(missing_ok=True)
         return True
+
+
+def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
+    """Make a folder that has its name once it is whole; what goes wrong before leaves nothing.
+
+    Args:
+        path: Where. A name that is taken, but for an empty folder, is left alone, and ``-2``,
+            ``-3`` … is added.
+        fill: Writes everything into the folder that it is given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FedgazeError: It cannot be written.
+    """
+    if path.name in ("", ".."):
+        path = path.resolve()
+    above = next(each for each in path.absolute().parents if each.is_dir())
+    part = None
+    try:
+        # On the same file system, so that it only needs to be renamed.
+        part = Path(tempfile.mkdtemp(dir=above, prefix=f".{path.name}."))
+        fill(part)
+        part.chmod(0o755)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            chosen = path if number == 1 else path.with_name(f"{path.name}-{number}")
+            try:
+                part.rename(chosen)
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise
+            else:
+                return chosen
+    except OSError as error:
+        raise FedgazeError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+    raise AssertionError  # the names do not end

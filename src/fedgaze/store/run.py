@@ -21,10 +21,10 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from fedgaze.errors import FedgazeError
+from fedgaze.errors import FedgazeError, nearest
 from fedgaze.store.files import save_tensors, write_json
 
-__all__ = ["Run", "unfinished_runs"]
+__all__ = ["Run", "checkpoint_of", "find_run", "task_directory", "unfinished_runs"]
 
 RUN, SUMMARY = "run.json", "summary.json"
 
@@ -38,13 +38,20 @@ class Run:
         summary: What ``summary.json`` holds.
     """
 
-    def __init__(self, path: Path, description: dict[str, Any], summary: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        description: dict[str, Any],
+        summary: dict[str, Any],
+        *,
+        patience: float = 0.0,
+    ) -> None:
         self.path = path
         self.description = description
         self.summary = summary
         directory = description["directory"]
         self.directory = Path(directory) if directory else None
-        self._lock = _lock(path)
+        self._lock = _lock(path, patience)
 
     @classmethod
     def create(
@@ -53,6 +60,7 @@ class Run:
         task: Mapping[str, Any],
         classes: tuple[str, ...],
         *,
+        image_shape: tuple[int, int, int] | None = None,
         directory: Path | None = None,
         demo: bool = False,
     ) -> Self:
@@ -63,6 +71,7 @@ class Run:
                 name; only the demo's own earlier record is replaced by the demo.
             task: The task as plain values, without secrets.
             classes: Class names by index.
+            image_shape: Channels, height and width of the images.
             directory: The task's own directory.
             demo: Marks the record as the demo's.
         """
@@ -75,14 +84,18 @@ class Run:
             "directory": str(directory) if directory else None,
             "demo": demo,
         }
-        run = cls(path, description, _empty(task, classes))
+        run = cls(path, description, _empty(task, classes, image_shape))
         write_json(path / RUN, description)
         run.write_summary()
         return run
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, patience: float = 0.0) -> Self:
         """Open an existing record to go on with it.
+
+        Args:
+            path: The record.
+            patience: Seconds to wait for a process that still holds it.
 
         Raises:
             FedgazeError: There is no record, it cannot be read, or another process holds it.
@@ -94,7 +107,7 @@ class Run:
             raise FedgazeError(f"{path} holds no record of a run") from None
         except ValueError as error:
             raise FedgazeError(f"the record in {path} cannot be read: {error}") from None
-        return cls(path, description, summary)
+        return cls(path, description, summary, patience=patience)
 
     @property
     def rounds_done(self) -> int:
@@ -103,7 +116,7 @@ class Run:
 
     def checkpoint(self, number: int) -> Path:
         """Where the global weights after a round lie; 0 is before the first."""
-        return self.path / "checkpoints" / f"round_{number}.safetensors"
+        return checkpoint_of(self.path, number)
 
     def commit(
         self, record: dict[str, Any], weights: Mapping[str, Tensor], state: Mapping[str, Tensor]
@@ -128,9 +141,26 @@ class Run:
         """Where the strategy's memory after a round lies, if it has one."""
         return self.path / "checkpoints" / f"strategy_{number}.safetensors"
 
+    def fail(self, reason: str) -> None:
+        """Mark the run as given up, and say why; it can be resumed."""
+        self.summary |= {"status": "failed", "failure": reason}
+        self.write_summary()
+
+    def reopen(self) -> None:
+        """Mark a run that failed or was stopped as running again."""
+        self.summary["status"] = "running"
+        self.summary.pop("failure", None)
+        self.write_summary()
+
+    def stop(self) -> None:
+        """Mark the run as stopped by somebody; it can be resumed."""
+        self.summary["status"] = "stopped"
+        self.write_summary()
+
     def finish(self) -> None:
         """Mark the run as complete."""
         self.summary["status"] = "complete"
+        self.summary.pop("failure", None)
         self.write_summary()
 
     def write_summary(self) -> None:
@@ -156,16 +186,52 @@ def unfinished_runs(base: Path) -> list[Path]:
     return [path.parent for path in found]
 
 
-def _lock(path: Path) -> FileLock:
-    lock = FileLock(path / ".lock", blocking=False)
+def find_run(word: str, base: Path) -> Path:
+    """Find a run by its folder, or by its name below a folder of runs.
+
+    Args:
+        word: As it was given.
+        base: Where runs lie.
+
+    Raises:
+        FedgazeError: There is none.
+    """
+    for path in (Path(word), base / word):
+        if (path / SUMMARY).is_file():
+            return path
+    beside = Path(word).parent
+    names = [path.parent.name for path in base.glob(f"*/{SUMMARY}")]
+    paths = [str(path.parent) for path in beside.glob(f"*/{SUMMARY}")]
+    what = f"{word} holds no record of a run" if Path(word).exists() else f"there is no run {word}"
+    raise FedgazeError(f"{what}{nearest(word, [*names, *paths])}")
+
+
+def checkpoint_of(run: Path, number: int) -> Path:
+    """Where a run's global weights after a round lie; 0 is before the first."""
+    return run / "checkpoints" / f"round_{number}.safetensors"
+
+
+def task_directory(run: Path) -> Path | None:
+    """The own directory of a run's task, as it was recorded; None where it had none."""
     try:
-        lock.acquire()
+        directory = json.loads((run / RUN).read_text(encoding="utf-8"))["directory"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Path(directory) if directory else None
+
+
+def _lock(path: Path, patience: float = 0.0) -> FileLock:
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=patience)
     except Timeout:
         raise FedgazeError(f"{path} is being carried out by another process") from None
     return lock
 
 
-def _empty(task: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
+def _empty(
+    task: Mapping[str, Any], classes: tuple[str, ...], image_shape: tuple[int, int, int] | None
+) -> dict[str, Any]:
     from fedgaze import __version__
 
     return {
@@ -173,6 +239,7 @@ def _empty(task: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
         "status": "running",
         "task": dict(task),
         "classes": list(classes),
+        "image_shape": image_shape and list(image_shape),
         "rounds": [],
     }
 

@@ -163,7 +163,8 @@ class TorchLearner:
         return explain(self.model, images, spec.method, labels, layers, relu=True, **spec.options)
 
     def predict(self, images: Tensor) -> Any:
-        """The model's output."""
+        """The model's output, in eval mode."""
+        self.model.eval()
         return self.model(images)
 
     def _call(self, hook: Callable[..., Any], *arguments: Any) -> Any:

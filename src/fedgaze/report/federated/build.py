@@ -8,13 +8,14 @@ from typing import Any
 from fedgaze.report.federated.charts import Chart, Series, learning_charts, look_charts
 from fedgaze.report.federated.gallery import Gallery, make_gallery
 from fedgaze.report.federated.record import Record, Source, mapping, number, read_record
+from fedgaze.report.federated.split import make_split
 from fedgaze.report.federated.strip import make_strip
 from fedgaze.report.federated.verdict import findings, judge
 from fedgaze.report.federated.words import MEASURES, Measure, join, shown
 from fedgaze.report.html import render
 from fedgaze.store import write_text
 
-__all__ = ["write_federated_report"]
+__all__ = ["FinalTable", "final_table", "write_federated_report"]
 
 HOT_SLOTS, SLOTS = 2, 8
 """Colours of the palette; the first ones are warm and kept for clients worth a look."""
@@ -65,11 +66,12 @@ def _render(record: Record) -> str:
         slots=slots,
         facts=_facts(record),
         strip=make_strip(record, found, emphasised),
+        split=make_split(record),
         learning=learning,
         looks=looks,
         sources=[each for each in sources if any(each in chart.series for chart in looks)],
         gallery=gallery,
-        final=_final_table(record),
+        final=final_table(record),
         troubles=_troubles(record),
         settings=list(_settings(record.task)),
         chart_data=_chart_data([*learning, *looks], slots, emphasised),
@@ -156,7 +158,8 @@ class FinalTable:
     rows: list[FinalRow]
 
 
-def _final_table(record: Record) -> FinalTable | None:
+def final_table(record: Record) -> FinalTable | None:
+    """The clients in the last round; None where no round is finished."""
     if not record.rounds:
         return None
     last = record.rounds[-1]

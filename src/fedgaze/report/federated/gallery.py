@@ -112,9 +112,15 @@ def reason(record: Record, round_: int, client: Any, source: Source) -> str:
 
 
 def shots_of(record: Record, explanation: Any) -> list[Shot]:
-    """The shots in the folder that an explanation names."""
-    folder = mapping(explanation).get("folder")
-    return read_folder(record.path / Path(folder)) if isinstance(folder, str) else []
+    """The shots in the folder that an explanation names, where pictures were shared.
+
+    In process a client's own pictures lie there as well.
+    """
+    said = mapping(explanation)
+    folder = said.get("folder")
+    if not isinstance(folder, str) or said.get("shared") != "overlays":
+        return []
+    return read_folder(record.path / Path(folder))
 
 
 def make_gallery(record: Record, slots: dict[Any, int], emphasised: Sequence[Any]) -> Gallery:

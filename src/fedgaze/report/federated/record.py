@@ -82,6 +82,11 @@ class Record:
         """A round's entry."""
         return self._by_round.get(number_, {})
 
+    def until(self, number_: int) -> "Record":
+        """The run as it stood after a round."""
+        rounds = [each for each in _rounds(self.summary) if each["round"] <= number_]
+        return _record(self.path, {**self.summary, "rounds": rounds})
+
     def merged(self, number_: int) -> Mapping[str, Any]:
         """What a round says of the merged model; round 0 is before the first."""
         if number_ == 0:
@@ -128,6 +133,10 @@ def read_record(path: Path) -> Record:
         raise FedgazeError(f"{file} cannot be read: {error}") from None
     if not isinstance(summary, dict):
         raise FedgazeError(f"{file} holds no record of a run")
+    return _record(path, summary)
+
+
+def _record(path: Path, summary: Mapping[str, Any]) -> Record:
     rounds = _rounds(summary)
     plant = mapping(mapping(mapping(summary.get("task")).get("dataset")).get("plant"))
     planted = list(plant.get("clients") or [])

@@ -1,0 +1,75 @@
+"""The whole of it on real digits: four clients, one killed and back, the server killed and back."""
+
+import time
+from pathlib import Path
+
+import pytest
+from tests.federate.deployment.conftest import Farm, wait_for
+
+from fedgaze.store import load_tensors
+
+NAMES = ["a", "b", "c", "d"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_federation_outlives_its_parts(farm: Farm, real_data: Path) -> None:
+    """`make federation`: what issue 5 asks for."""
+    mnist = str(real_data / "mnist")
+    task = farm.task(
+        task_id="mnist",
+        model={"_target_": "fedgaze.models.DigitsNet"},
+        dataset={"name": "mnist", "root": mnist, "partition": "iid"},
+        learning_rate=2e-3,
+        batch_size=64,
+        num_clients=4,
+        num_rounds=5,
+        join_timeout=300,
+        round_timeout=300,
+        xai={"layer": "conv3", "samples_per_class": 1, "run_location": "both"},
+    )
+    farm.start("--task", task)
+    for name in NAMES:
+        farm.join(name, "--data", mnist)
+
+    wait_for(lambda: "round 2: clients 0, 1, 2, 3" in farm.log("mnist"), 300, "round 2")
+    time.sleep(3)  # until the client is at work on it
+    farm.kill(farm.client("c"))
+    wait_for(
+        lambda: "round 3: clients 0, 1, 3" in farm.log("mnist"), 200, "round 3 without client 2"
+    )
+    time.sleep(3)
+    farm.kill(farm.server)
+    assert farm.rounds("mnist") == 2
+    farm.start()
+    wait_for(lambda: farm.rounds("mnist") == 3, 200, "the end of round 3")
+    farm.call("client", "start", "c")
+    folder = farm.folder / "runs" / "mnist"
+    wait_for((folder / "report.html").exists, 400, "the end")
+
+    summary = farm.record("mnist")
+    rounds = summary["rounds"]
+    assert summary["status"] == "complete"
+    assert [each["round"] for each in rounds] == [1, 2, 3, 4, 5]
+    trained = [sorted(entry["client"] for entry in each["clients"]) for each in rounds]
+    assert trained[0] == [0, 1, 2, 3]
+    assert trained[1] == trained[2] == [0, 1, 3]
+    assert trained[4] == [0, 1, 2, 3], "the client is back under its number"
+    [lost] = [each for each in rounds[1]["failures"] if each["client"] == 2]
+    assert "heartbeat" in lost["reason"] or "no answer" in lost["reason"]
+    assert rounds[2]["failures"] == [
+        {"client": 2, "reason": "was not connected when the round began"}
+    ]
+    assert rounds[4]["global"]["accuracy"] >= 0.97
+
+    assert (folder / "report.html").stat().st_size > 100_000
+    for number in range(6):
+        load_tensors(folder / "checkpoints" / f"round_{number}.safetensors")
+    for each in rounds:
+        for client in [entry["client"] for entry in each["clients"]]:
+            server = folder / "heatmaps" / f"round_{each['round']}" / "server" / f"client_{client}"
+            assert len(list(server.glob("gradcam_class_?.jpg"))) == 10
+            [home] = farm.client(NAMES[client]).glob("runs/mnist-*")
+            own = home / "heatmaps" / f"round_{each['round']}" / f"client_{client}"
+            assert len(list(own.glob("gradcam_class_?.jpg"))) == 10
+    assert not list(folder.rglob("*.part")), "nothing half-written is left"
