@@ -99,7 +99,7 @@ ACTS: list[tuple[Act, str]] = [
     (no_weights, "lacks weights or metrics"),
     (says_an_error, "out of memory"),
     (gigantic, ""),
-    (silent, "no answer within round_timeout=15 s"),
+    (silent, "no answer within round_timeout=30 s"),
 ]
 
 
@@ -158,7 +158,7 @@ def test_a_bad_client_is_left_out(farm: Farm) -> None:
         dataset={"name": "digits", "partition": "iid", "classes": ["1", "4", "7"]},
         num_clients=3,
         num_rounds=len(ACTS),
-        round_timeout=15,
+        round_timeout=30,
         learning_rate=0.003,
         xai={"enabled": False},
     )
