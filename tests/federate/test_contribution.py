@@ -37,7 +37,7 @@ def gloves(coalition: frozenset[int]) -> Tensor:
 
 def table(size: int, seed: int) -> Game:
     """A game without any order in it."""
-    draw = random.Random(seed)  # noqa: S311 - a test's numbers
+    draw = random.Random(seed)
     values: dict[frozenset[int], Tensor] = {}
 
     def value(coalition: frozenset[int]) -> Tensor:

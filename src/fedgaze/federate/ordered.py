@@ -1,6 +1,8 @@
 """Which node is which client, and who is there."""
 
 import math
+import queue
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ __all__ = [
     "gather",
 ]
 
-PAUSE = 0.2
+PAUSE, PAUSE_EACH = 0.2, 0.02
+"""Seconds between two looks, and for each answer that is looked for."""
 
 
 class Roster(Protocol):
@@ -175,20 +178,49 @@ class ForwardingGrid(Grid):
 
 
 class PromptGrid(ForwardingGrid):
-    """A grid that looks for answers often: Flower's own does so every 3 s."""
+    """A grid that looks for each answer by itself, and often.
+
+    Flower's own looks every 3 s, and for all at once: an answer whose sender was cut off in the
+    middle then holds up those of all others, for minutes beyond any timeout.
+    """
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Send messages and wait for their answers, or until the time is over."""
-        end = time.monotonic() + (math.inf if timeout is None else timeout)
-        waiting = set(self._grid.push_messages(list(messages)))
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        sent = list(self._grid.push_messages(list(messages)))
+        answers: queue.SimpleQueue[Message | Exception] = queue.SimpleQueue()
+        over = threading.Event()
+        for name in sent:
+            look = (name, max(PAUSE, len(sent) * PAUSE_EACH), answers, over)
+            threading.Thread(target=self._look_for, args=look, daemon=True).start()
         replies: list[Message] = []
-        while waiting:
-            answered = list(self._grid.pull_messages(waiting))
-            waiting -= {reply.metadata.reply_to_message_id for reply in answered}
-            replies += answered
-            if not waiting or time.monotonic() > end:
-                break
-            time.sleep(PAUSE)
+        try:
+            while len(replies) < len(sent):
+                left = end - time.monotonic()
+                answer = answers.get(timeout=None if left == math.inf else max(left, 0.0))
+                if isinstance(answer, Exception):
+                    raise answer
+                replies.append(answer)
+        except queue.Empty:
+            pass
+        finally:
+            over.set()
         return replies
+
+    def _look_for(
+        self,
+        name: str,
+        pause: float,
+        answers: "queue.SimpleQueue[Message | Exception]",
+        over: threading.Event,
+    ) -> None:
+        while not over.wait(pause):
+            try:
+                for answer in self._grid.pull_messages([name]):
+                    answers.put(answer)
+                    return
+            except Exception as error:  # noqa: BLE001 - raised where it is waited for
+                answers.put(error)
+                return
