@@ -23,7 +23,7 @@ __all__ = [
     "gather",
 ]
 
-PAUSE, PAUSE_EACH = 0.2, 0.02
+PAUSE, PAUSE_EACH = 0.4, 0.02
 """Seconds between two looks, and for each answer that is looked for."""
 
 
