@@ -18,7 +18,6 @@ from fedgaze.errors import FedgazeError
 from fedgaze.federate.client import client_app
 from fedgaze.federate.division import describe_split
 from fedgaze.federate.grid import LocalGrid
-from fedgaze.federate.ordered import AskedRoster
 from fedgaze.federate.page import Page
 from fedgaze.federate.server import Observer, Server
 from fedgaze.federate.setup import prepare
@@ -173,8 +172,7 @@ def carry_out(server: Server, engine: Callable[[], None]) -> Run:
 def _local(server: Server) -> None:
     task, home = server.setup.task, server.run.path.resolve()
     app = client_app(task, home)
-    grid = LocalGrid(app, task.num_clients, server.observer.client_started)
-    server.main(grid, AskedRoster(task.num_clients, task.round_timeout))
+    server.main(LocalGrid(app, task.num_clients, server.observer.client_started))
 
 
 def _simulation(server: Server) -> None:
@@ -187,7 +185,7 @@ def _simulation(server: Server) -> None:
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signature
-        server.main(grid, AskedRoster(task.num_clients, task.round_timeout))
+        server.main(grid)
 
     resources: dict[str, Any] = {"num_cpus": task.resources.cpu, "num_gpus": 0}
     if server.setup.device.type == "cuda":

@@ -173,6 +173,7 @@ def numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """
     yield from _flat("global", record["global"])
     yield from _flat("server/system", record.get("system", {}))
+    yield from _flat("privacy", record.get("privacy", {}))
     for entry in record["clients"]:
         parts = {key: value for key, value in entry.items() if key not in ("client", "samples")}
         yield from _flat(f"client_{entry['client']}", parts)

@@ -15,6 +15,7 @@ from fedgaze.federate.client import Terms, client_app
 from fedgaze.federate.deployment.asks import put_question
 from fedgaze.federate.deployment.bundle import ASK, RECORD, client_task
 from fedgaze.federate.deployment.roster import find_roster
+from fedgaze.federate.ordered import PromptGrid
 from fedgaze.federate.run import carry_out
 from fedgaze.federate.server import Server
 from fedgaze.federate.setup import prepare
@@ -37,7 +38,7 @@ def bundled_server_app() -> ServerApp:
     def _main(grid: Grid, context: Context) -> None:
         record, asked = (str(context.run_config[key]) for key in (RECORD, ASK))
         if asked:
-            put_question(grid, Path(record), Path(asked))
+            put_question(PromptGrid(grid), Path(record), Path(asked))
         else:
             conduct(grid, Path(record))
 
@@ -71,13 +72,14 @@ def conduct(grid: Grid, record: Path) -> None:
     try:
         task = parse_task(run.description["task"], run.directory)
         server = Server(prepare(task), run, _Logged())
+        server.roster = find_roster(task)
     except FedgazeError as error:
         LOG.info("the run failed: %s", error)
         run.fail(str(error))
         run.close()
         raise
     try:
-        carry_out(server, lambda: server.main(grid, find_roster(task)))
+        carry_out(server, lambda: server.main(PromptGrid(grid)))
     except FedgazeError as error:
         LOG.info("the run failed: %s", error)
         raise
