@@ -123,6 +123,8 @@ class Timed:
 
     def client_started(self, client: int, kind: str) -> None: ...
 
+    def trouble(self, text: str) -> None: ...
+
     def round_done(self, record: dict[str, Any]) -> None:
         del record
         self.over.append(self.clock())
