@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check bench agreement clean
+.PHONY: demo test check federation bench agreement clean
 
 demo: $(READY)
 	$(BIN)/fedgaze demo --output runs/demo
@@ -18,6 +18,9 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+federation: $(READY)
+	$(BIN)/python -m pytest tests/federate/deployment/test_federation.py -s
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py --write docs/benchmarks.md $(BENCH)

@@ -6,6 +6,7 @@ nearest right one. What only the running task can know (does the model have this
 by :func:`fedgaze.federate.prepare`, also before anything is written.
 """
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,9 +29,12 @@ from pydantic import (
 from fedgaze.errors import FedgazeError, nearest
 
 __all__ = [
+    "ContributionSpec",
     "DatasetSpec",
     "ModelSpec",
     "PlantSpec",
+    "PrivacySpec",
+    "SelectionSpec",
     "Share",
     "StrategySpec",
     "Task",
@@ -82,6 +86,11 @@ class StrategySpec(_Target):
     """A strategy class of Flower by ``_target_`` and its arguments; ``fedavg`` is short for it."""
 
     target: str = Field(default="flwr.serverapp.strategy.FedAvg", alias="_target_")
+
+    @property
+    def short(self) -> str:
+        """The class's name in small letters and digits: ``multikrum`` of ``Multi-Krum``."""
+        return re.sub(r"[^a-z0-9]", "", self.target.rpartition(".")[2].lower())
 
 
 def _strategy(value: object) -> object:
@@ -203,10 +212,89 @@ class GateSpec(_Section):
     """How many updates a round needs at least."""
 
 
+class SelectionSpec(_Section):
+    """Who trains in a round."""
+
+    by: Literal["all", "random", "metric", "explicit"] = "all"
+    count: Positive | None = None
+    """How many, at random or by a metric; the same as ``clients_per_round``."""
+    metric: str = "validation.loss"
+    """The number by which clients are chosen, as their entry of the record has it."""
+    prefer: Literal["high", "low"] = "high"
+    """Which end of the metric trains."""
+    candidates: Positive | None = None
+    """Choose by the metric among so many clients drawn at random; among all by default."""
+    clients: list[Annotated[int, Field(ge=0)]] | None = None
+    """With ``explicit``: who, counted from 0."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        only = {"clients": "explicit", "metric": "metric", "prefer": "metric"}
+        only |= {"candidates": "metric"}
+        for key, kind in only.items():
+            changed = getattr(self, key) != type(self).model_fields[key].default
+            if changed and self.by != kind:
+                raise ValueError(f"'{key}' belongs to by={kind}, not to by={self.by}")
+        if self.by == "explicit":
+            if not self.clients:
+                raise ValueError("by=explicit needs 'clients', such as [0, 2]")
+            if len(set(self.clients)) < len(self.clients):
+                raise ValueError(f"clients={self.clients} names a client twice")
+        if self.count is not None and self.by in ("all", "explicit"):
+            raise ValueError(f"'count' belongs to by=random and by=metric, not to by={self.by}")
+        return self
+
+
+class ContributionSpec(_Section):
+    """What each client adds to a round's merged model; ``shapley`` is short for ``by: shapley``."""
+
+    by: Literal["none", "leave_one_out", "shapley"] = "none"
+    permutations: Annotated[int, Field(ge=2)] = 50
+    """Of Shapley's estimate, where there are too many clients to try every coalition."""
+    truncation: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Of Shapley's estimate: an order ends where the loss is this near to everybody's, as a part of
+    what the round gained."""
+
+
+def _contribution(value: object) -> object:
+    return {"by": value} if isinstance(value, str) else value
+
+
+Contributions = Annotated[ContributionSpec, BeforeValidator(_contribution)]
+
+
+class PrivacySpec(_Section):
+    """Differential privacy of the merged weights, client by client."""
+
+    side: Literal["server", "client"] = "server"
+    """Who clips an update; the server adds the noise."""
+    clipping: Literal["fixed", "adaptive"] = "fixed"
+    clipping_norm: Annotated[float, Field(gt=0, lt=1e9)]
+    """The longest that an update may be; with ``adaptive`` in the first round."""
+    noise_multiplier: Annotated[float, Field(ge=0.01, lt=1e6)]
+    """The noise of a round's sum of updates, in norms."""
+    delta: Fraction = 1e-5
+    """The chance that epsilon does not hold; far below one over the number of clients."""
+    sampling: Literal["known", "poisson"] = "known"
+    """Whether those who see the models know who took part."""
+    max_epsilon: Annotated[float, Field(gt=0)] | None = None
+    """What may be spent at most."""
+    clipped_fraction: Fraction = 0.5
+    """With ``adaptive``: the part of the updates that is to be clipped."""
+    norm_learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.2
+    """With ``adaptive``: how fast the norm follows."""
+    count_noise: Annotated[float, Field(gt=0, lt=1e6)] | None = None
+    """With ``adaptive``: the noise of the number of clipped updates; a twentieth of the clients of
+    a round by default."""
+    allow_uncovered: bool = False
+    """Let things out of clients that the noise does not cover."""
+
+
 class ServerSpec(_Section):
-    """The server's part: its strategy."""
+    """The server's part: its strategy, and the privacy of what it makes."""
 
     strategy: Strategy = Field(default_factory=StrategySpec)
+    privacy: PrivacySpec | None = None
 
 
 class WandbSpec(_Section):
@@ -241,6 +329,8 @@ class Task(_Section):
     model: ModelSpec
     dataset: DatasetSpec = Field(default_factory=DatasetSpec)
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Of local training; ``sgd`` is plain, without momentum."""
     batch_size: Positive = 32
     num_epochs: Positive = 1
     """Local epochs a round."""
@@ -248,7 +338,11 @@ class Task(_Section):
     num_clients: Positive = 4
     clients_per_round: Positive | None = None
     """How many clients train in a round; all by default."""
+    selection: SelectionSpec | None = None
+    """Who they are; by default drawn at random."""
     server: ServerSpec = Field(default_factory=ServerSpec)
+    contribution: Contributions = Field(default_factory=ContributionSpec)
+    """What each client adds, on the server's held-out images; not computed by default."""
     xai: XaiSpec = Field(default_factory=XaiSpec)
     gate: GateSpec = Field(default_factory=GateSpec)
     engine: Literal["local", "simulation", "deployment"] = "local"
@@ -325,6 +419,7 @@ class Task(_Section):
             raise ValueError(
                 f"min_clients={self.min_clients} is more than num_clients={self.num_clients}"
             )
+        self._check_selection()
         plant = self.dataset.plant
         if plant and max(plant.clients) >= self.num_clients:
             raise ValueError(
@@ -337,6 +432,43 @@ class Task(_Section):
                 "set xai.run_location to server or both, or gate.policy to report"
             )
         return self
+
+    def _check_selection(self) -> None:
+        spec, said = self.selection, self.clients_per_round
+        if spec is None:
+            return
+        named = spec.clients or []
+        if spec.count is not None and spec.count > self.num_clients:
+            raise ValueError(
+                f"selection.count={spec.count} is more than num_clients={self.num_clients}"
+            )
+        if named and max(named) >= self.num_clients:
+            raise ValueError(
+                f"selection.clients={named} names a client that is not there: "
+                f"they are counted from 0 to {self.num_clients - 1}"
+            )
+        meant = self.selected
+        if spec.by in ("random", "metric") and meant is None:
+            raise ValueError(f"selection.by={spec.by} needs selection.count: how many train")
+        if meant and spec.candidates is not None and spec.candidates < meant:
+            raise ValueError(
+                f"selection.candidates={spec.candidates} are fewer than the {meant} that train"
+            )
+        if said not in (None, meant):
+            raise ValueError(
+                f"clients_per_round={said} and selection, by which {meant} clients train, "
+                "contradict each other: keep one"
+            )
+
+    @property
+    def selected(self) -> int | None:
+        """How many clients train in a round, as far as ``selection`` or its short form says it."""
+        spec = self.selection
+        if spec is None or (spec.by in ("random", "metric") and spec.count is None):
+            return self.clients_per_round
+        return {"all": self.num_clients, "explicit": len(spec.clients or [])}.get(
+            spec.by, spec.count
+        )
 
     def public(self) -> dict[str, Any]:
         """The task as plain values for records, pages and logs: without its secrets."""

@@ -117,12 +117,24 @@ def test_its_explanation_is_that_of_explain(starter: Path) -> None:
     assert not np.array_equal(other, overlay)
 
 
-@pytest.mark.parametrize("name", ["client_main", "client_manager_main", "server_main"])
-def test_its_mains_say_what_they_wait_for(starter: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("client_main", "say which client: no client joined from here yet"),
+        ("client_manager_main", "say which client: no client joined from here yet"),
+        ("server_main --listen nowhere", "--listen nowhere: address and port are allowed"),
+    ],
+)
+def test_its_mains_say_what_they_lack(starter: Path, name: str, said: str) -> None:
+    program, *words = name.split()
     done = subprocess.run(
-        [sys.executable, f"{name}.py"], cwd=starter, capture_output=True, text=True, check=False
+        [sys.executable, f"{program}.py", *words],
+        cwd=starter,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith(f"{name}.py gets its work with fedgaze's deployment engine")
+    assert done.stderr.startswith(f"fedgaze: {said}")
     assert done.stderr.count("\n") == 1

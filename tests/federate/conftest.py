@@ -39,6 +39,9 @@ class Silent:
     def round_done(self, record: dict[str, Any]) -> None:
         self.told.append(("done", record["round"]))
 
+    def trouble(self, text: str) -> None:
+        self.told.append(("trouble", text))
+
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)

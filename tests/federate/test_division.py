@@ -90,5 +90,5 @@ def test_groups_of_a_natural_split_are_named(
 
 
 def test_what_clients_bring_themselves_is_not_told(small: Callable[..., dict[str, Any]]) -> None:
-    task = parse_task(small(engine="deployment"))
+    task = parse_task(small(dataset={"partition": "own"}))
     assert describe_split(Setup(task, load_digits(), torch.device("cpu"))) is None

@@ -38,7 +38,11 @@ class StopsIn(Silent):
 
 
 def without_times(summary: dict[str, Any]) -> dict[str, Any]:
-    rounds = [{k: v for k, v in each.items() if k != "seconds"} for each in summary["rounds"]]
+    rounds = [
+        {key: value for key, value in each.items() if key not in ("seconds", "system")}
+        | {"clients": [{k: v for k, v in one.items() if k != "system"} for one in each["clients"]]}
+        for each in summary["rounds"]
+    ]
     return summary | {"rounds": rounds}
 
 
@@ -46,12 +50,18 @@ def read(path: Path) -> dict[str, Any]:
     return without_times(json.loads((path / "summary.json").read_text()))
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"])
-def test_resumed_equals_undisturbed(small: Small, tmp_path: Path, strategy: str) -> None:
+STRATEGIES = ["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedbn", "scaffold"]
+
+
+def keys_of(strategy: str) -> dict[str, Any]:
     extra = {"server_momentum": 0.9} if strategy == "fedavgm" else {}
-    task = parse_task(
-        small(num_rounds=4, clients_per_round=2, strategy={"_target_": strategy, **extra})
-    )
+    sgd = {"optimizer": "sgd", "learning_rate": 0.05} if strategy == "scaffold" else {}
+    return {"strategy": {"_target_": strategy, **extra}, **sgd}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_resumed_equals_undisturbed(small: Small, tmp_path: Path, strategy: str) -> None:
+    task = parse_task(small(num_rounds=4, clients_per_round=2, **keys_of(strategy)))
     start(task, tmp_path / "whole", Silent())
     with pytest.raises(Stop):
         start(task, tmp_path / "cut", StopsIn(3))
@@ -64,6 +74,38 @@ def test_resumed_equals_undisturbed(small: Small, tmp_path: Path, strategy: str)
         for name in ("cut", "whole")
     ]
     assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
+
+
+@pytest.mark.parametrize("strategy", ["fedbn", "scaffold"])
+def test_what_clients_keep_is_as_old_as_the_round(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """The server dies when all clients of round 2 have written what they keep, and repeats it."""
+    values = small(num_rounds=3, xai={"enabled": False}, **keys_of(strategy))
+    start(parse_task(values), tmp_path / "whole", Silent())
+    commit = Run.commit
+
+    def dies(self: Run, record: dict[str, Any], *rest: Any) -> None:
+        if record["round"] == 2:
+            raise Stop
+        commit(self, record, *rest)
+
+    monkeypatch.setattr(Run, "commit", dies)
+    with pytest.raises(Stop):
+        start(parse_task(values), tmp_path / "cut", Silent())
+    monkeypatch.undo()
+    assert len(list((tmp_path / "cut").glob("clients/*/*/round_2.safetensors"))) == 3
+    resume(tmp_path / "cut", None, Silent())
+    files = [
+        file.relative_to(tmp_path / "whole")
+        for pattern in ("checkpoints/*_3.safetensors", "clients/*/*/round_3.safetensors")
+        for file in (tmp_path / "whole").glob(pattern)
+    ]
+    assert len(files) == (4 if strategy == "fedbn" else 5)
+    for file in files:
+        left, right = (load_tensors(tmp_path / name / file) for name in ("cut", "whole"))
+        assert list(left) == list(right)
+        assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 def test_killed_in_round_three(small: Small, tmp_path: Path) -> None:

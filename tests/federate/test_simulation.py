@@ -33,10 +33,11 @@ class Net(nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("keys", [{}, {"strategy": "scaffold", "optimizer": "sgd"}])
 def test_same_seed_same_weights_as_in_process(
-    small: Callable[..., dict[str, Any]], tmp_path: Path
+    small: Callable[..., dict[str, Any]], tmp_path: Path, keys: dict[str, Any]
 ) -> None:
-    """Own code, dropout, a subset of clients: nothing may depend on the engine."""
+    """Own code, dropout, a subset of clients, what they keep: nothing may depend on the engine."""
     (tmp_path / "models.py").write_text(MODELS)
     runs: dict[str, Run] = {}
     for engine in ("local", "simulation"):
@@ -46,6 +47,7 @@ def test_same_seed_same_weights_as_in_process(
             clients_per_round=2,
             model={"_target_": "models.Net"},
             xai={"layer": "conv", "run_location": "both"},
+            **keys,
         )
         runs[engine] = start(parse_task(values, tmp_path), tmp_path / engine, Silent())
     local, simulated = (load_tensors(run.checkpoint(2)) for run in runs.values())

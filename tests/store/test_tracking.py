@@ -1,6 +1,7 @@
 """Trackers take numbers, pictures and files, each in its own way."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,18 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
+def settled(log: Path) -> bytes:
+    """What W&B's log holds: its own process may write it a moment after the run is closed."""
+    end = time.monotonic() + 20
+    while log.stat().st_size < 100 and time.monotonic() < end:
+        time.sleep(0.1)
+    return log.read_bytes()
+
+
 def tell(name: str, folder: Path, picture: Path, step: int) -> None:
     tracker = open_tracker(name, folder, {"model": "net"})
     tracker.numbers({"gradcam++/deletion": 0.25 * step}, step=step)
+    tracker.picture("client_2/class_3", picture, step)
     tracker.picture("where", picture)
     tracker.file(picture)
     tracker.close()
@@ -38,6 +48,7 @@ def test_tensorboard(tmp_path: Path, picture: Path) -> None:
     ]
     (image, *_) = held.Images("where")
     assert (image.width, image.height) == (8, 6)
+    assert [each.step for each in held.Images("client_2/class_3")] == [1, 2]
 
 
 @pytest.mark.slow
@@ -60,7 +71,15 @@ def test_mlflow_goes_on_with_the_same_folder(
     assert run.data.params == {"model": "net"}
     history = client.get_metric_history(run.info.run_id, "gradcam__/deletion")
     assert [(each.step, each.value) for each in history] == [(1, 0.25), (2, 0.5)]
-    assert {each.path for each in client.list_artifacts(run.info.run_id)} == {"pictures", "red.png"}
+    assert {each.path for each in client.list_artifacts(run.info.run_id)} == {
+        "images",
+        "pictures",
+        "red.png",
+    }
+    names = [Path(each.path).name for each in client.list_artifacts(run.info.run_id, "images")]
+    steps = sorted(name.split("+")[2] for name in names if name.endswith(".png"))
+    assert {name.split("+")[0] for name in names} == {"client_2~class_3"}
+    assert steps == ["1", "2"]
 
 
 @pytest.mark.slow
@@ -68,7 +87,30 @@ def test_wandb_offline(tmp_path: Path, picture: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("WANDB_MODE", "offline")
     tell("wandb", tmp_path / "run", picture, 1)
     (log,) = (tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb")
-    assert b"gradcam++/deletion" in log.read_bytes()
+    assert b"gradcam++/deletion" in settled(log)
+    [kept] = (tmp_path / "run").glob("wandb/offline-run-*/files/media/images/client_2/*.png")
+    assert kept.name.startswith("class_3_1_")  # the step
+    assert Image.open(kept).size == (8, 6)
+
+
+@pytest.mark.slow
+def test_mlflow_takes_more_numbers_than_one_call_may_carry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    import mlflow
+
+    tracker = open_tracker("mlflow", tmp_path / "run", {})
+    tracker.numbers({f"client_{i}/loss": i / 2 for i in range(1001)}, step=4)
+    tracker.close()
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("fedgaze")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    assert len(run.data.metrics) == 1001
+    [last] = client.get_metric_history(run.info.run_id, "client_1000/loss")
+    assert (last.step, last.value) == (4, 500)
 
 
 def test_wrong_and_missing_trackers_are_named(

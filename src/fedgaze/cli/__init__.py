@@ -18,13 +18,17 @@ _QUIET = {
 }
 
 
-def main() -> None:
-    """Run the command line and exit: 0 done, 1 done in part, 2 refused, 130 interrupted."""
+def main(words: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 done in part, 2 refused, 130 interrupted.
+
+    Args:
+        words: The command and its options; by default those of this process.
+    """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     try:
         from fedgaze.cli.app import app
 
-        app(prog_name="fedgaze")
+        app(words, prog_name="fedgaze")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -113,6 +113,51 @@ def start(
 
 
 @client.command()
+def manage(
+    name: Name = None,
+    invite: Annotated[
+        str | None,
+        typer.Option(help="Join with this invite first.", metavar="INVITE", show_default=False),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The folder of this client's images.", metavar="DIR", show_default=False),
+    ] = None,
+    home: Folder = CLIENTS,
+    port: Port = None,
+) -> None:
+    """Look after a client that `fedgaze client work` runs: wait for the server, start it, report.
+
+    `join` and `start` do both parts at once.
+    """
+    from fedgaze.federate.deployment import Own, find_client, join_server, manage_client
+
+    if invite is None:
+        place = find_client(home, name)
+    else:
+        place = join_server(home, invite, name or "", Own(data) if data else None)
+    typer.echo(f"{place.settings().name} is looked after; Ctrl-C ends that")
+    manage_client(place, port)
+
+
+@client.command()
+def work(
+    name: Name = None,
+    home: Folder = CLIENTS,
+    port: ClientPort = None,
+) -> None:
+    """Be a client's working process: answer `GET /online` and `POST /start` on loopback.
+
+    `join` and `start` do both parts at once.
+    """
+    from fedgaze.federate.deployment import find_client, work_for
+
+    place = find_client(home, name)
+    typer.echo(f"{place.settings().name} waits for its manager; Ctrl-C ends it")
+    work_for(place, port)
+
+
+@client.command()
 def status(home: Folder = CLIENTS) -> None:
     """Show this machine's clients and what they do."""
     from fedgaze.federate.deployment import client_homes, client_state

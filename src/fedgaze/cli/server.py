@@ -13,11 +13,14 @@ from rich.table import Table
 from fedgaze.errors import FedgazeError
 
 if TYPE_CHECKING:
-    from fedgaze.federate.deployment import Job
+    from fedgaze.federate.deployment import Job, ServerHome
 
 __all__ = ["SERVER_HOME", "server"]
 
 SERVER_HOME = Path(".fedgaze/server")
+
+PARTING = 3.0
+"""Seconds in which clients see that the run is over before the server goes."""
 
 server = typer.Typer(
     name="server",
@@ -74,7 +77,11 @@ def start(
         ),
     ] = None,
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Stay, as a service manager wants it.")
+        bool,
+        typer.Option(
+            "--foreground",
+            help="Stay, as a service manager wants it; with `--task`, until its run is over.",
+        ),
     ] = False,
     home: Home = SERVER_HOME,
 ) -> None:
@@ -90,6 +97,7 @@ def start(
         settings_for,
         start_server,
         submit,
+        unfinished,
     )
 
     wanted = load_task(task, overrides or []) if task else None
@@ -99,15 +107,29 @@ def start(
         prepare(wanted)
     place = ServerHome(home)
     settings = settings_for(place, Listening(listen, name, insecure))
-    if foreground and wanted:
-        raise FedgazeError("--task needs a server that leaves the terminal: leave out --foreground")
-    start_server(place, settings, foreground=foreground)
+    start_server(place, settings, foreground=foreground and not wanted)
     typer.echo(f"server    {settings.name} ({'TLS and keys' if settings.secure else 'no TLS'})")
     typer.echo(f"folder    {place.path}")
     if wanted:
-        job = submit(place, wanted)
+        job = unfinished(place, wanted) or submit(place, wanted)
         typer.echo(f"run       {job.name} begins when its {wanted.num_clients} clients are there")
+    if wanted and foreground:
+        _serve(place, job)
+        return
     typer.echo("next      fedgaze server invite     (one for each client)")
+
+
+def _serve(place: "ServerHome", job: "Job") -> None:
+    """Stay with a run, and stop the server with it."""
+    from fedgaze.cli.run import carry_out
+    from fedgaze.federate.deployment import follow, stop_server
+
+    left = "the server is stopped; whole rounds are kept, and the same command goes on"
+    try:
+        carry_out(Console(highlight=False), lambda watch: follow(job, watch), left)
+        time.sleep(PARTING)
+    finally:
+        stop_server(place)
 
 
 @server.command()

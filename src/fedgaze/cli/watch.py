@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["Watch", "final_table"]
 
@@ -16,8 +17,8 @@ _DOING = {"train": "trains and explains itself", "evaluate": "evaluates", "query
 _MEASURES = {
     "object_mass": ("heat on\nobject", min),
     "mark_mass": ("heat on\nmark", max),
-    "object_drop": ("drop without\nobject", min),
-    "mark_drop": ("drop without\nmark", max),
+    "object_drop": ("drop\nwithout\nobject", min),
+    "mark_drop": ("drop\nwithout\nmark", max),
 }
 
 
@@ -69,20 +70,26 @@ class Watch:
     def round_done(self, record: dict[str, Any]) -> None:
         """A round is whole and written: its entry of the summary."""
         score = record["global"]
+        spent = record.get("privacy", {}).get("epsilon")
+        epsilon = "" if spent is None else f"  epsilon {spent:.2f}"
+        judges = "  [dim](judged by the clients)[/]" if score.get("judged_by") == "clients" else ""
         local = "  ".join(
             f"{entry['client']}: {_number(entry['validation']['accuracy'])}"
             for entry in record["clients"]
         )
         self._console.print(
-            f"round {record['round']}  accuracy [bold]{score['accuracy']:.3f}[/]  "
-            f"loss {_number(score['loss'])}  [dim]clients {local}[/]",
+            f"round {record['round']}  accuracy [bold]{_number(score['accuracy'])}[/]  "
+            f"loss {_number(score['loss'])}{epsilon}{judges}  [dim]clients {local}[/]",
             soft_wrap=True,
         )
         for failure in record["failures"]:
-            self._console.print(
-                f"  [yellow]client {failure['client']} failed: {failure['reason']}", markup=True
-            )
+            self.trouble(f"client {failure['client']} failed: {failure['reason']}")
         self._progress.update(self._bar, completed=record["round"], doing="")
+
+    def trouble(self, text: str) -> None:
+        """Something beside the run went wrong; the run goes on."""
+        # No markup: the words may be a client's, and a bracket in them is no style.
+        self._console.print(Text(f"  {text}", "yellow"), soft_wrap=True)
 
 
 def final_table(record: dict[str, Any], planted: list[int]) -> Table:
@@ -101,12 +108,17 @@ def final_table(record: dict[str, Any], planted: list[int]) -> Table:
     if any("server_explanation" in row for row in rows):
         title += ": every client's model on the server's probe set"
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    table.collapse_padding = True  # eight columns fit into 80 characters
     table.add_column("client")
-    for heading in ("images", "accuracy", *(_MEASURES[name][0] for name in shown)):
+    adds = ["adds"] if any("contribution" in row for row in rows) else []
+    for heading in ("images", "accuracy", *adds, *(_MEASURES[name][0] for name in shown)):
         table.add_column(heading, justify="right")
     for row in rows:
         look = looks[row["client"]]
         cells = [str(row["samples"]), _number(row["validation"]["accuracy"])]
+        if adds:
+            added = row.get("contribution", {}).get("accuracy")
+            cells.append("–" if added is None else f"{added:+.3f}")
         for name in shown:
             extreme = _MEASURES[name][1]
             known = [each[name] for each in looks.values() if name in each]

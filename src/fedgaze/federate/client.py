@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -12,9 +13,13 @@ from fedgaze.config import Share, Task
 from fedgaze.data import Images, PlantedImages, hold_back, probe_indices
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.ask import Answer, Question, answer, read_question
-from fedgaze.federate.exchange import fingerprint, pack, unpack
+from fedgaze.federate.exchange import fingerprint, pack, same, unpack, weights_of
+from fedgaze.federate.kept import Kept
 from fedgaze.federate.look import Probe, look, make_probe, profile, write_look
+from fedgaze.federate.privacy import clipping_mods
+from fedgaze.federate.scaffold import Steering
 from fedgaze.federate.setup import NO_ROOM, Setup, reason, seeded, setup_of, threads
+from fedgaze.federate.system import Meter, carried_bytes
 from fedgaze.store import load_tensors, no_room, save_tensors
 from fedgaze.train import Drift, LearnerProtocol, Score, State
 
@@ -57,23 +62,37 @@ def client_app(task: Task, home: Path, terms: Terms = NO_TERMS) -> ClientApp:
     def client(context: Context) -> Client:
         return Client(setup_of(task, terms.classes), int(context.node_config["partition-id"]), home)
 
-    @app.train()
+    @app.train(mods=clipping_mods(task.server.privacy))
     def _train(message: Message, context: Context) -> Message:
         arrays = message.content.array_records["arrays"]
         config: dict[str, Any] = dict(message.content.config_records["config"])
-        proximal_mu = float(config.get("proximal-mu", 0.0))
+        order = Order(
+            last=int(config.get("last-round", 0)),
+            proximal_mu=float(config.get("proximal-mu", 0.0)),
+            judge_received=bool(config.get("judge-received", 0)),
+            control=message.content.array_records.get("control"),
+        )
+        worker = client(context)
+        meter = Meter(worker.setup.device)
         try:
-            reply = client(context).train(arrays, config["server-round"], proximal_mu)
+            reply = worker.train(arrays, config["server-round"], order)
         except OSError as error:
             if no_room(error):
                 raise FedgazeError(NO_ROOM) from error
             raise
+        traffic = {
+            "received_bytes": carried_bytes(message.content),
+            "sent_bytes": carried_bytes(reply),
+        }
+        reply["system"] = ConfigRecord({**meter.read(), **traffic, "threads": task.resources.cpu})
         return Message(reply, reply_to=message)
 
     @app.evaluate()
     def _evaluate(message: Message, context: Context) -> Message:
         arrays = message.content.array_records["arrays"]
-        return Message(client(context).evaluate(arrays), reply_to=message)
+        config: dict[str, Any] = dict(message.content.config_records["config"])
+        reply = client(context).evaluate(arrays, int(config.get("last-round", 0)))
+        return Message(reply, reply_to=message)
 
     @app.query("explain")
     def _explain(message: Message, context: Context) -> Message:
@@ -89,6 +108,46 @@ def client_app(task: Task, home: Path, terms: Terms = NO_TERMS) -> ClientApp:
     return app
 
 
+@dataclass(frozen=True)
+class Order:
+    """What a strategy asks of local training.
+
+    Attributes:
+        last: The client's last round that counted, 0 for none: what it kept of that one is what
+            it starts from.
+        proximal_mu: FedProx's, 0 for none.
+        judge_received: Whether to judge the received weights on the training images: q-FedAvg
+            weighs clients by this loss.
+        control: SCAFFOLD's, of the server.
+    """
+
+    last: int = 0
+    proximal_mu: float = 0.0
+    judge_received: bool = False
+    control: ArrayRecord | None = None
+
+
+PLAIN = Order()
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model as a client has it.
+
+    Attributes:
+        weights: What travels.
+        kept: What stays at home.
+    """
+
+    weights: State
+    kept: State
+
+    def give(self, learner: LearnerProtocol) -> None:
+        """Let a learner be this model."""
+        learner.set_parameters(self.weights)
+        learner.set_kept(self.kept)
+
+
 class Client:
     """One client at work on one message; what it keeps from round to round lies in its folder.
 
@@ -102,6 +161,8 @@ class Client:
         self.setup = setup
         self.number = number
         self.home = home
+        self._layers = Kept(self.folder / "layers")
+        self._controls = Kept(self.folder / "control")
         task = setup.task
         own = setup.parts[number]
         images: Images = setup.dataset.train.select(own, setup.dataset.train.labels[own])
@@ -112,60 +173,103 @@ class Client:
         self.training: Images = images.select(kept, images.labels[kept])
         self.validation: Images = images.select(held, images.labels[held])
 
-    def train(self, arrays: ArrayRecord, number: int, proximal_mu: float = 0.0) -> RecordDict:
+    def train(self, arrays: ArrayRecord, number: int, order: Order = PLAIN) -> RecordDict:
         """Train from the received weights, judge and explain the result, answer.
 
         Args:
             arrays: The global weights.
             number: The round, from 1.
-            proximal_mu: FedProx's, 0 for none.
+            order: What the strategy asks for.
 
         Returns:
-            ``arrays`` (weights), ``metrics`` (numbers that Flower averages), ``client`` (who), and
-            as far as the task lets it: ``profile`` (scalars), ``shared`` (files) and ``failed``.
+            ``arrays`` (weights), ``metrics`` (how many images, how well), ``client`` (who), with
+            SCAFFOLD ``control`` (how the client's own changed), and as far as the task lets it:
+            ``profile`` (scalars), ``shared`` (files) and ``failed``.
         """
         task = self.setup.task
         learner = self.setup.new_learner()
         received = unpack(arrays, learner.get_parameters())
         with threads(task.resources.cpu), seeded(task.random_seed, number, self.number):
             learner.set_parameters(received)
-            trained = learner.train(self.training, Drift(proximal_mu))
-            valid = learner.evaluate(self.validation)
-            state = learner.get_parameters()
-            save_tensors(self._local_model(number), state)
-            reply = RecordDict(
-                {
-                    "arrays": pack(state),
-                    "metrics": MetricRecord(
-                        {
-                            "num-examples": len(self.training.labels),
-                            **_named("train", trained),
-                            **_named("validation", valid),
-                        }
-                    ),
-                    "client": ConfigRecord({"client": self.number}),
-                }
-            )
+            learner.set_kept(self._layers.load(order.last))
+            before = Model(received, learner.get_kept())
+            reply = self._learn(learner, number, received, order)
             if task.xai.enabled and task.xai.run_location in ("client", "both"):
+                after = Model(learner.get_parameters(), learner.get_kept())
                 try:
-                    self._explain(learner, number, received, state, reply)
+                    self._explain(learner, number, before, after, reply)
                 except Exception as error:
                     if no_room(error) and task.engine != "deployment":
                         raise  # the server's disk, too: the run can be resumed once there is room
                     reply.config_records["client"]["failed"] = reason(error)
         return reply
 
-    def evaluate(self, arrays: ArrayRecord) -> RecordDict:
-        """Judge the given weights on the client's validation images.
+    def _learn(
+        self, learner: LearnerProtocol, number: int, received: State, order: Order
+    ) -> RecordDict:
+        """Train a learner that has the weights to start from, and keep what stays at home."""
+        numbers = {}
+        if order.judge_received:
+            numbers["received_loss"] = learner.evaluate(self.training).loss
+        steering = self._steering(learner, received, order)
+        trained = learner.train(self.training, Drift(order.proximal_mu, steering.shifts))
+        valid = learner.evaluate(self.validation)
+        state, kept = learner.get_parameters(), learner.get_kept()
+        save_tensors(self._local_model(number), state | kept)
+        reply = RecordDict(
+            {
+                "arrays": pack(self._outgoing(state, received)),
+                "metrics": MetricRecord(
+                    {
+                        "num-examples": len(self.training.labels),
+                        **_named("train", trained),
+                        **_named("validation", valid),
+                        **numbers,
+                    }
+                ),
+                "client": ConfigRecord({"client": self.number}),
+            }
+        )
+        if kept:
+            self._layers.save(number, kept, order.last)
+        if steering.own:
+            control = steering.after(received, state, trained.rates)
+            self._controls.save(number, control, order.last)
+            reply["control"] = pack({name: control[name] - steering.own[name] for name in control})
+        return reply
+
+    def _outgoing(self, state: State, received: State) -> State:
+        """What of the trained weights leaves; clipping and noise make no sense of whole numbers."""
+        if self.setup.task.server.privacy is None:
+            return state
+        if same(state, received):
+            raise FedgazeError("training changed nothing, and no clipping can make that private")
+        return received | weights_of(state, ())
+
+    def _steering(self, learner: LearnerProtocol, received: State, order: Order) -> Steering:
+        """SCAFFOLD's controls, without which there is nothing to steer by."""
+        if order.control is None:
+            return Steering({}, {})
+        like = weights_of(received, learner.statistics())
+        own = self._controls.load(order.last)
+        return Steering(
+            unpack(order.control, like),
+            own or {name: torch.zeros_like(value) for name, value in like.items()},
+        )
+
+    def evaluate(self, arrays: ArrayRecord, last: int = 0) -> RecordDict:
+        """Judge the given weights, with what it kept, on the client's validation images.
 
         Args:
             arrays: The global weights.
+            last: The client's last round that counted, 0 for none.
 
         Returns:
             ``metrics``: accuracy, loss and the number of images.
         """
         learner = self.setup.new_learner()
         learner.set_parameters(unpack(arrays, learner.get_parameters()))
+        learner.set_kept(self._layers.load(last))
         with threads(self.setup.task.resources.cpu):
             score = learner.evaluate(self.validation)
         metrics = MetricRecord({"accuracy": score.accuracy, "loss": score.loss})
@@ -221,16 +325,16 @@ class Client:
         self,
         learner: LearnerProtocol,
         number: int,
-        received: State,
-        trained: State,
+        received: Model,
+        trained: Model,
         reply: RecordDict,
     ) -> None:
         """Explain the probe set with both weights, write it at home, add what may leave."""
         spec = self.setup.task.xai
         probe = self._probe()
-        learner.set_parameters(received)
+        received.give(learner)
         before = look(learner, probe)
-        learner.set_parameters(trained)
+        trained.give(learner)
         after = look(learner, probe, before.explanation)
         files = write_look(
             self.home / spec.save_dir / f"round_{number}" / f"client_{self.number}",
@@ -238,7 +342,10 @@ class Client:
             self.setup.dataset.classes,
             client=self.number,
             round=number,
-            weights_sha256={"trained": fingerprint(trained), "received": fingerprint(received)},
+            weights_sha256={
+                "trained": fingerprint(trained.weights),
+                "received": fingerprint(received.weights),
+            },
         )
         reply.config_records["client"]["explained"] = True
         if spec.share != "none":

@@ -1,7 +1,7 @@
 """Weights on the way between server and client: a model's whole state, checked on both sides."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from fedgaze.errors import FedgazeError
 from fedgaze.train import State
 
-__all__ = ["fingerprint", "pack", "settle", "unpack"]
+__all__ = ["fingerprint", "pack", "same", "settle", "unpack", "weights_of"]
 
 # Strategies average, which whole numbers (BatchNorm's counters) do not survive; NumPy has no bf16.
 _CARRIED = {torch.float16, torch.float32, torch.float64}
@@ -20,13 +20,14 @@ _CARRIED = {torch.float16, torch.float32, torch.float64}
 def pack(state: Mapping[str, Tensor]) -> ArrayRecord:
     """Weights and buffers (BatchNorm's among them) as a record that Flower carries.
 
-    What is no float16, float32 or float64 travels as float64.
+    What is no float16, float32 or float64 travels as float64, and a single number as a vector of
+    one: Flower's clipping changes arrays in place, which NumPy does not do to single numbers.
     """
     return ArrayRecord({name: Array(_carried(value).numpy()) for name, value in state.items()})
 
 
 def _carried(value: Tensor) -> Tensor:
-    value = value.detach().cpu()
+    value = value.detach().cpu().reshape(value.shape or (1,))
     return value if value.dtype in _CARRIED else value.double()
 
 
@@ -55,8 +56,27 @@ def unpack(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> State:
             )
         if not value.isfinite().all():
             raise FedgazeError(f"'{name}' holds a value that is not finite")
-        state[name] = _brought_back(value, expected.dtype)
+        state[name] = _brought_back(value, expected)
     return state
+
+
+def weights_of(state: Mapping[str, Tensor], statistics: Collection[str]) -> State:
+    """What of a state is learned by steps: no statistics and no whole numbers.
+
+    Args:
+        state: A model's state.
+        statistics: See :meth:`fedgaze.train.LearnerProtocol.statistics`.
+    """
+    return {
+        name: value
+        for name, value in state.items()
+        if value.is_floating_point() and name not in statistics
+    }
+
+
+def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    """Whether two states of one model are equal to the bit."""
+    return all(torch.equal(value, right[name]) for name, value in left.items())
 
 
 def settle(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> ArrayRecord:
@@ -73,12 +93,13 @@ def settle(arrays: ArrayRecord, like: Mapping[str, Tensor]) -> ArrayRecord:
         value = torch.from_numpy(np.array(array.numpy()))
         if name.endswith("running_var"):
             value = value.clamp(min=0)
-        state[name] = _brought_back(value, like[name].dtype)
+        state[name] = _brought_back(value, like[name])
     return pack(state)
 
 
-def _brought_back(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return (value if dtype.is_floating_point else value.round()).to(dtype)
+def _brought_back(value: Tensor, like: Tensor) -> Tensor:
+    value = value if like.dtype.is_floating_point else value.round()
+    return value.to(like.dtype).reshape(like.shape)
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

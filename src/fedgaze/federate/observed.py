@@ -1,75 +1,69 @@
 """A strategy of Flower's, watched: the server sees each reply before it is merged."""
 
-import random
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import Strategy
 
-from fedgaze.federate.exchange import settle
+from fedgaze.federate.merging import Aggregate
 from fedgaze.federate.replies import finite
+from fedgaze.federate.selection import shown_only
 
 if TYPE_CHECKING:
     from fedgaze.federate.server import Server
 
 __all__ = ["observed"]
 
-MINIMUMS = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
 
-
-def observed(kind: type[FedAvg], server: "Server", done: int) -> type[FedAvg]:
+def observed(kind: type[Strategy], server: "Server", done: int) -> type[Strategy]:
     """Make a strategy class that shows the server what goes out and what comes back.
 
     Args:
         kind: The strategy class.
-        server: Is shown messages and replies, and says which may be merged.
+        server: Chooses who trains, is shown messages and replies, and says what is merged.
         done: Rounds of an earlier process; Flower counts from 1 again, the strategy goes on.
     """
 
     class Observed(kind):  # type: ignore[valid-type, misc]
-        def __init__(self, **arguments: Any) -> None:
-            super().__init__(**arguments)
-            self._asked = {name: getattr(self, name) for name in MINIMUMS}
-
-        def _show(self, grid: Grid) -> Grid:
-            """The clients that are there. Flower would wait for ever for those that are not."""
-            shown = server.shown(grid)
-            there = len(list(shown.get_node_ids()))
-            for name, asked in self._asked.items():
-                setattr(self, name, min(asked, there))
-            return shown
-
         def configure_train(
             self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
         ) -> Iterable[Message]:
             number = server_round + done
-            shown = self._show(grid)
-            # Flower samples clients with Python's global generator.
-            before = random.getstate()
-            random.seed(f"{server.setup.task.random_seed} {number}")
-            messages = list(super().configure_train(number, arrays, config, shown))
-            random.setstate(before)
-            server.open_round(number, arrays, messages)
-            return messages
-
-        def configure_evaluate(
-            self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-        ) -> Iterable[Message]:
-            if self.fraction_evaluate == 0:
-                return []
-            shown = self._show(grid)
-            messages: Iterable[Message]
-            messages = super().configure_evaluate(server_round + done, arrays, config, shown)
-            return messages
+            part = server.merging.part(arrays)
+            with shown_only(self, grid, server.choose(number, grid)) as chosen:
+                messages = list(super().configure_train(number, part, config, chosen))
+            return server.open_round(number, arrays, messages)
 
         def aggregate_train(
             self, server_round: int, replies: Iterable[Message]
         ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+            number = server_round + done
+
+            def aggregate_of(strategy: Observed) -> Aggregate:
+                def aggregate(updates: list[Message]) -> ArrayRecord | None:
+                    merged: ArrayRecord | None
+                    merged, _ = super(Observed, strategy).aggregate_train(number, updates)
+                    return merged
+
+                return aggregate
+
             updates = server.read_updates(list(replies))
-            arrays, metrics = super().aggregate_train(server_round + done, updates)
-            return arrays and settle(arrays, server.like), metrics
+            server.weigh(updates, lambda: aggregate_of(deepcopy(self)))
+            return server.merge(updates, aggregate_of(self)), None
+
+        def configure_evaluate(
+            self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+        ) -> Iterable[Message]:
+            number = server_round + done
+            nodes = server.choose_judges(number, grid, self)
+            if not nodes:
+                return []
+            with shown_only(self, grid, nodes) as chosen:
+                messages = list(super().configure_evaluate(number, arrays, config, chosen))
+            return server.address(messages, arrays)
 
         def aggregate_evaluate(
             self, server_round: int, replies: Iterable[Message]

@@ -1,5 +1,8 @@
-"""Which node is which client, who is there, and nodes in the order of their clients."""
+"""Which node is which client, and who is there."""
 
+import math
+import queue
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,9 +14,17 @@ from flwr.supercore.run import Run as FlowerRun
 
 from fedgaze.errors import FedgazeError
 
-__all__ = ["AskedRoster", "OrderedGrid", "Roster", "Wait", "gather"]
+__all__ = [
+    "AskedRoster",
+    "ForwardingGrid",
+    "PromptGrid",
+    "Roster",
+    "Wait",
+    "gather",
+]
 
-PAUSE = 0.2
+PAUSE, PAUSE_EACH = 0.4, 0.02
+"""Seconds between two looks, and for each answer that is looked for."""
 
 
 class Roster(Protocol):
@@ -121,20 +132,15 @@ def gather(grid: Grid, roster: Roster, wait: Wait) -> dict[int, int]:
         time.sleep(PAUSE)
 
 
-class OrderedGrid(Grid):
-    """A grid that names its nodes in the order of their clients.
+class ForwardingGrid(Grid):
+    """A grid that hands everything on to another one."""
 
-    Node ids are drawn at random in some engines. In this order, one seed chooses the same clients
-    in all of them.
-    """
-
-    def __init__(self, grid: Grid, numbers: Mapping[int, int]) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._numbers = numbers
 
     def get_node_ids(self) -> Iterable[int]:
-        """The nodes that were counted, by their clients' numbers."""
-        return sorted(self._numbers, key=self._numbers.__getitem__)
+        """As the grid inside."""
+        return self._grid.get_node_ids()
 
     def set_run(self, run: FlowerRun) -> None:
         """As the grid inside."""
@@ -169,3 +175,52 @@ class OrderedGrid(Grid):
     ) -> Iterable[Message]:
         """As the grid inside."""
         return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+class PromptGrid(ForwardingGrid):
+    """A grid that looks for each answer by itself, and often.
+
+    Flower's own looks every 3 s, and for all at once: an answer whose sender was cut off in the
+    middle then holds up those of all others, for minutes beyond any timeout.
+    """
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages and wait for their answers, or until the time is over."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        sent = list(self._grid.push_messages(list(messages)))
+        answers: queue.SimpleQueue[Message | Exception] = queue.SimpleQueue()
+        over = threading.Event()
+        for name in sent:
+            look = (name, max(PAUSE, len(sent) * PAUSE_EACH), answers, over)
+            threading.Thread(target=self._look_for, args=look, daemon=True).start()
+        replies: list[Message] = []
+        try:
+            while len(replies) < len(sent):
+                left = end - time.monotonic()
+                answer = answers.get(timeout=None if left == math.inf else max(left, 0.0))
+                if isinstance(answer, Exception):
+                    raise answer
+                replies.append(answer)
+        except queue.Empty:
+            pass
+        finally:
+            over.set()
+        return replies
+
+    def _look_for(
+        self,
+        name: str,
+        pause: float,
+        answers: "queue.SimpleQueue[Message | Exception]",
+        over: threading.Event,
+    ) -> None:
+        while not over.wait(pause):
+            try:
+                for answer in self._grid.pull_messages([name]):
+                    answers.put(answer)
+                    return
+            except Exception as error:  # noqa: BLE001 - raised where it is waited for
+                answers.put(error)
+                return

@@ -17,7 +17,7 @@ from fedgaze.errors import FedgazeError
 from fedgaze.federate.client import client_app
 from fedgaze.federate.division import describe_split
 from fedgaze.federate.grid import LocalGrid
-from fedgaze.federate.ordered import AskedRoster
+from fedgaze.federate.page import Page
 from fedgaze.federate.server import Observer, Server
 from fedgaze.federate.setup import NO_ROOM, prepare
 from fedgaze.federate.track import Tracking
@@ -172,10 +172,10 @@ def carry_out(server: Server, engine: Callable[[], None]) -> Run:
             if (split := describe_split(server.setup)) is not None:
                 run.summary["split"] = split
             run.write()
-            tracking = Tracking(task, run.path)
-            server.trackers.append(tracking.log)
+            tracking = Tracking(task, run, server.observer.trouble)
+            page = Page(run.path, server.observer.trouble, always=tracking.wanted)
             versions = Versions(run, task.storage)
-            server.trackers.append(versions.offer)
+            server.after_round += [page.after_round, tracking.log, versions.offer]
             versions.offer()
             try:
                 engine()
@@ -183,8 +183,13 @@ def carry_out(server: Server, engine: Callable[[], None]) -> Run:
                 versions.close()
             _close(run, versions)
     finally:
-        if tracking:
-            tracking.close(run.path / "report.html")
+        try:
+            # Where the disk is full that was said above, and the note on a tracker has no room.
+            with suppress(OSError, FedgazeError):
+                if tracking and not tracking.close():
+                    write_federated_report(run.path)  # which says so
+        finally:
+            run.close()
     return run
 
 
@@ -194,9 +199,12 @@ def close_record(run: Run, task: Task) -> Run:
     Raises:
         FedgazeError: It went wrong; the record says why, and can be resumed.
     """
-    with _ending(run, task):
-        run.write()
-        _close(run, Versions(run, task.storage))
+    try:
+        with _ending(run, task):
+            run.write()
+            _close(run, Versions(run, task.storage))
+    finally:
+        run.close()
     return run
 
 
@@ -209,7 +217,7 @@ def _close(run: Run, versions: Versions) -> None:
 
 @contextmanager
 def _ending(run: Run, task: Task) -> Iterator[None]:
-    """Let go of a record in the end; what goes wrong before is one sentence, there as well."""
+    """Say what goes wrong in one sentence, in the record as well."""
     try:
         yield
     except (FedgazeError, OSError) as error:
@@ -225,15 +233,12 @@ def _ending(run: Run, task: Task) -> Iterator[None]:
         with suppress(OSError):  # what is whole stays whole, and says that it is not complete
             run.fail(sentence)
         raise FedgazeError(sentence) from error
-    finally:
-        run.close()
 
 
 def _local(server: Server) -> None:
     task, home = server.setup.task, server.run.path.resolve()
     app = client_app(task, home)
-    grid = LocalGrid(app, task.num_clients, server.observer.client_started)
-    server.main(grid, AskedRoster(task.num_clients, task.round_timeout))
+    server.main(LocalGrid(app, task.num_clients, server.observer.client_started))
 
 
 def _simulation(server: Server) -> None:
@@ -246,7 +251,7 @@ def _simulation(server: Server) -> None:
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signature
-        server.main(grid, AskedRoster(task.num_clients, task.round_timeout))
+        server.main(grid)
 
     resources: dict[str, Any] = {"num_cpus": task.resources.cpu, "num_gpus": 0}
     if server.setup.device.type == "cuda":

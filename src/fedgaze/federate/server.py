@@ -1,23 +1,35 @@
 """The server: conducts a run round by round and keeps its record."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import QFedAvg, Strategy
+from torch import Tensor
 
 from fedgaze.data import mark_mask, stamp
 from fedgaze.errors import FedgazeError
-from fedgaze.federate.exchange import fingerprint, pack, unpack
+from fedgaze.federate.contribution import weigh
+from fedgaze.federate.exchange import fingerprint, pack, same, unpack, weights_of
+from fedgaze.federate.grid import LocalGrid
+from fedgaze.federate.limits import lacking
 from fedgaze.federate.look import Probe, look, make_probe, nested, profile, write_look
+from fedgaze.federate.memory import restore_memory, strategy_memory
+from fedgaze.federate.merging import Aggregate, Merging
 from fedgaze.federate.observed import observed
-from fedgaze.federate.ordered import OrderedGrid, Roster, Wait, gather
-from fedgaze.federate.replies import Update, finite, keep_shared, read_reply
+from fedgaze.federate.ordered import AskedRoster, Roster, Wait, gather
+from fedgaze.federate.privacy import check_budget, private, spent
+from fedgaze.federate.replies import Asked, Update, finite, keep_shared, read_reply
+from fedgaze.federate.scaffold import Scaffold
+from fedgaze.federate.selection import choose, choose_judges, last_rounds
 from fedgaze.federate.setup import NO_ROOM, Setup, reason
-from fedgaze.federate.strategies import resolve_strategy, restore_memory, strategy_memory
+from fedgaze.federate.strategies import resolve_strategy
+from fedgaze.federate.system import Meter, carried_bytes
 from fedgaze.measure import causal_drop, mass_on
 from fedgaze.store import Run, load_tensors, no_room, save_tensors
 from fedgaze.train import State
@@ -26,6 +38,7 @@ from fedgaze.xai import Explanation
 __all__ = ["Observer", "Server"]
 
 
+ABSENT = "was not connected when the round began"
 RECONNECTING = 30.0
 """Seconds that clients have to come back to a server that was away."""
 
@@ -45,6 +58,9 @@ class Observer(Protocol):
     def round_done(self, record: dict[str, Any]) -> None:
         """A round is whole and written: its entry of the summary."""
 
+    def trouble(self, text: str) -> None:
+        """Something beside the run went wrong; the run goes on."""
+
 
 class Server:
     """The server's side of a run.
@@ -59,36 +75,44 @@ class Server:
         self.setup = setup
         self.run = run
         self.observer = observer
-        self.trackers: list[Callable[[dict[str, Any]], None]] = []
+        self.after_round: list[Callable[[dict[str, Any]], None]] = []
+        self.roster: Roster = AskedRoster(setup.task.num_clients, setup.task.round_timeout)
         self.learner = setup.new_learner()
         self.like = self.learner.get_parameters()
+        self.kind, self.arguments = resolve_strategy(setup.task)
+        statistics = self.learner.statistics()
+        self.privacy = setup.task.server.privacy
+        self.merging = Merging(self.kind, self.like, statistics, private=self.privacy is not None)
+        self.asked = self._asked(statistics)
+        # What is not in the server's model, it cannot judge.
+        self.judged_by_clients = bool(self.learner.get_kept())
         self.numbers: dict[int, int] = {}
-        self.there: set[int] = set()
+        self.strategy: Strategy | None = None
+        self._rate = 1.0
+        self.absent: list[int] = []
         self._received_look: tuple[int, Explanation] | None = None
         self.received: State = self.like
         self.record: dict[str, Any] = {}
         self.sent: list[Message] = []
         self.began = 0.0
+        self.meter = Meter()
+        self.shared_process = False
 
-    def main(self, grid: Grid, roster: Roster) -> None:
-        """Carry out the rounds that are left.
-
-        Args:
-            grid: Where the clients are.
-            roster: Says which node is which client.
-        """
-        self._roster = roster
+    def main(self, grid: Grid) -> None:
+        """Carry out the rounds that are left, with the clients of a grid."""
+        self.shared_process = isinstance(grid, LocalGrid)
         task, done = self.setup.task, self.run.rounds_done
         self.observer.run_started(task.num_rounds, done)
-        kind, arguments = resolve_strategy(task)
-        strategy = observed(kind, self, done)(**arguments)
+        strategy = self.strategy = self.new_strategy(done)
         if done:
             self.received = unpack(pack(load_tensors(self.run.checkpoint(done))), self.like)
             if (memory := self.run.strategy_state(done)).exists():
                 restore_memory(strategy, load_tensors(memory))
         else:
             save_tensors(self.run.checkpoint(0), self.received)
-            self.run.summary["initial"] = self._judge(self.received)
+            self.run.summary["initial"] = (
+                {} if self.judged_by_clients else self._judge(self.received)
+            )
         self._gather(grid, RECONNECTING if done else task.join_timeout)
 
         def close(number: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -104,50 +128,140 @@ class Server:
             evaluate_fn=close,
         )
 
-    def shown(self, grid: Grid) -> OrderedGrid:
-        """The clients that are there for a round, in their order; waits for the least number."""
-        return OrderedGrid(grid, self._gather(grid, 0.0))
+    def new_strategy(self, done: int) -> Strategy:
+        """The task's strategy, watched, with nothing to remember yet.
+
+        Args:
+            done: Rounds of an earlier process.
+        """
+        if self.privacy is None:
+            return observed(self.kind, self, done)(**self.arguments)
+        wrapper, arguments = private(self.privacy, self._count)
+        arguments["strategy"] = self.kind(**self.arguments)
+        return observed(wrapper, self, done)(**arguments)
+
+    def _asked(self, statistics: Collection[str]) -> Asked:
+        """What strategy and privacy read in replies beside weights."""
+        if self.kind is QFedAvg:
+            return Asked(("received_loss",))
+        if self.kind is Scaffold:
+            return Asked(control=weights_of(self.like, statistics))
+        spec = self.privacy
+        if spec is not None and (spec.side, spec.clipping) == ("client", "adaptive"):
+            return Asked(("norm_bit",))
+        return Asked()
+
+    def choose(self, number: int, grid: Grid) -> list[int]:
+        """The nodes that train in a round, of those that are there.
+
+        Raises:
+            FedgazeError: Nobody is there whom the task would choose.
+        """
+        there = self._there(grid)
+        missed = self._count > len(there)
+        self.absent = sorted(set(range(self.setup.task.num_clients)) - set(there)) if missed else []
+        chosen = choose(self.setup.task, self._count, number, sorted(there), self._history)
+        if not chosen:
+            raise FedgazeError(f"round {number} has no client: {len(there)} are there, none chosen")
+        check_budget(self.setup.task, self._history, chosen, len(there))
+        self._rate = len(chosen) / len(there)
+        return [there[client] for client in chosen]
+
+    def choose_judges(self, number: int, grid: Grid, strategy: Strategy) -> list[int]:
+        """The nodes that judge the merged model of a round."""
+        there = self._there(grid)
+        able = set(there)
+        if self.judged_by_clients:  # who never trained has nothing of its own to judge with
+            able &= set(last_rounds([*self._history, self.record]))
+        return [there[client] for client in choose_judges(self.setup.task, strategy, number, able)]
+
+    @property
+    def _count(self) -> int:
+        """How many clients train in a round when all are there."""
+        count: int = self.arguments["min_train_nodes"]
+        return count
+
+    @property
+    def _history(self) -> list[dict[str, Any]]:
+        """The records of the rounds that are whole."""
+        rounds: list[dict[str, Any]] = self.run.summary["rounds"]
+        return rounds
+
+    def _there(self, grid: Grid) -> dict[int, int]:
+        """The node of each client that is there; waits for the least number."""
+        return {client: node for node, client in self._gather(grid, 0.0).items()}
 
     def _gather(self, grid: Grid, patience: float) -> dict[int, int]:
         task = self.setup.task
         wait = Wait(task.num_clients, task.least_clients, patience, task.join_timeout)
-        there = gather(grid, self._roster, wait)
+        there = gather(grid, self.roster, wait)
         self.numbers |= there
-        self.there = set(there.values())
         return there
 
-    def open_round(self, number: int, arrays: ArrayRecord, messages: list[Message]) -> None:
-        """Take down what goes out."""
-        self.began = time.monotonic()
-        self.received = unpack(arrays, self.like)
-        self.sent = messages
-        clients = sorted(self.numbers[message.metadata.dst_node_id] for message in messages)
-        absent = [
-            {"client": client, "reason": "was not connected when the round began"}
-            for client in range(self.setup.task.num_clients)
-            if client not in self.there
-        ]
-        self.record = {"round": number, "global": {}, "clients": [], "failures": absent}
-        self.observer.round_started(number, clients)
+    def open_round(
+        self, number: int, arrays: ArrayRecord, messages: list[Message]
+    ) -> list[Message]:
+        """Take down what goes out.
 
-    def read_updates(self, replies: list[Message]) -> list[Message]:
+        Args:
+            number: The round.
+            arrays: The global weights.
+            messages: The strategy's.
+
+        Returns:
+            The messages in the order of their clients, each with its own content.
+        """
+        self.began = time.monotonic()
+        self.meter = Meter()
+        self.received = unpack(arrays, self.like)
+        absent = [{"client": client, "reason": ABSENT} for client in self.absent]
+        self.record = {"round": number, "global": {}, "clients": [], "failures": absent}
+        self.sent = self.address(messages, arrays)
+        clients = [self.numbers[message.metadata.dst_node_id] for message in self.sent]
+        sent = sum(carried_bytes(message.content) for message in self.sent)
+        self.record["system"] = {"sent_bytes": sent}
+        self.observer.round_started(number, clients)
+        return self.sent
+
+    def address(self, messages: list[Message], arrays: ArrayRecord) -> list[Message]:
+        """Give each message what its client has to know; the strategy's are all the same.
+
+        Args:
+            messages: The strategy's.
+            arrays: The global weights.
+
+        Returns:
+            The messages in the order of their clients.
+        """
+        last = last_rounds([*self._history, self.record])
+        for message in messages:
+            config = ConfigRecord({**message.content.config_records["config"]})
+            config["last-round"] = last.get(self.numbers[message.metadata.dst_node_id], 0)
+            config["judge-received"] = int("received_loss" in self.asked.numbers)
+            message.content = RecordDict({**message.content, "arrays": arrays, "config": config})
+        return sorted(messages, key=lambda each: self.numbers[each.metadata.dst_node_id])
+
+    def read_updates(self, replies: list[Message]) -> list[Update]:
         """Read, look at and take down each update.
 
         Returns:
-            What may be merged, in the order of the clients, in Flower's own form.
+            What may be merged, in the order of the clients.
 
         Raises:
             FedgazeError: No client gave a usable update.
         """
         updates: list[Update] = []
         failures: list[dict[str, Any]] = self.record["failures"]
+        self.record["system"]["received_bytes"] = sum(
+            carried_bytes(reply.content) for reply in replies if reply.has_content()
+        )
         answered = set()
         for reply in replies:
             node = self._sender(reply)
             client = self.numbers.get(node, -1)
             answered.add(node)
             try:
-                updates.append(read_reply(reply, client, self.like))
+                updates.append(self._read(reply, client))
             except FedgazeError as error:
                 if NO_ROOM in str(error) and self.setup.task.engine != "deployment":
                     # Its disk is ours, too: a resumed run has its update.
@@ -165,10 +279,55 @@ class Server:
         for update in updates:
             self.record["clients"].append(self._entry(update))
         floor = min(self.setup.task.gate.floor, len(self.sent))
+        why = lacking(self.kind.__name__, self.arguments, len(updates))
         if len(updates) < floor:
-            self.record["not_merged"] = f"{len(updates)} updates are fewer than gate.floor={floor}"
+            why = f"{len(updates)} updates are fewer than gate.floor={floor}"
+        if why:
+            self.record["not_merged"] = why
             return []
-        return [update.message for update in updates]
+        return updates
+
+    def weigh(self, updates: list[Update], fresh: Callable[[], Aggregate]) -> None:
+        """Take down what each client adds to the merged model, where the task asks for it.
+
+        Args:
+            updates: Of :meth:`read_updates`.
+            fresh: Makes a merge by a copy of the strategy as it is before the round's own.
+        """
+        if self.setup.task.contribution.by == "none" or not updates:
+            return
+
+        def value(coalition: frozenset[int]) -> Tensor:
+            own = [update for update in updates if update.client in coalition]
+            state = self.received
+            if own and not lacking(self.kind.__name__, self.arguments, len(own)):
+                merged = self.merging.merge(fresh(), own, self.received)
+                state = self.received if merged is None else unpack(merged, self.like)
+            self.learner.set_parameters(state)
+            score = self.learner.evaluate(self.setup.dataset.test)
+            return torch.tensor([score.accuracy, score.loss], dtype=torch.float64)
+
+        weigh(self.setup.task, self.record, updates, value)
+
+    def merge(self, updates: list[Update], aggregate: Aggregate) -> ArrayRecord | None:
+        """Merge a round's updates, if there are any.
+
+        Args:
+            updates: Of :meth:`read_updates`.
+            aggregate: The strategy's own.
+        """
+        if not updates:
+            return None
+        merged = self.merging.merge(aggregate, updates, self.received)
+        if merged is None:
+            self.record["not_merged"] = f"{self.kind.__name__} merged nothing"
+        return merged
+
+    def _read(self, reply: Message, client: int) -> Update:
+        update = read_reply(reply, client, self.like, self.asked)
+        if self.privacy and same(update.state, self.received):
+            raise FedgazeError("the update changes nothing, and cannot be clipped")
+        return update
 
     def _sender(self, reply: Message) -> int:
         """The node that a reply stands for; an error made by the link names the link itself."""
@@ -253,11 +412,27 @@ class Server:
         }
 
     def _close_round(self, state: State, memory: State) -> None:
-        self.record["global"] = self._judge(state)
+        if self.judged_by_clients:
+            means = self.record.get("evaluation", {})
+            self.record["global"] = {key: means.get(key) for key in ("accuracy", "loss")}
+            self.record["global"]["judged_by"] = "clients"
+        else:
+            self.record["global"] = self._judge(state)
         if self._looks:
             self.record["global"]["explanation"] = self._look_at(state, "global")
+        if self.privacy:
+            self.record["privacy"] = {
+                "delta": self.privacy.delta,
+                "noise_multiplier": self.privacy.noise_multiplier,
+                "clipping_norm": getattr(self.strategy, "clipped_to", None),
+                "sampling": self.privacy.sampling,
+                "sampling_rate": self._rate,
+            }
+            so_far = spent(self.privacy, [*self._history, self.record])
+            self.record["privacy"]["epsilon"] = so_far
         self.record["seconds"] = round(time.monotonic() - self.began, 3)
+        self.record["system"] |= self.meter.read() | {"shared_process": self.shared_process}
         self.run.commit(self.record, state, memory)
-        for track in self.trackers:
-            track(self.record)
+        for each in self.after_round:
+            each(self.record)
         self.observer.round_done(self.record)

@@ -23,8 +23,9 @@ from fedgaze.data import (
     read_folder,
 )
 from fedgaze.errors import FedgazeError, nearest
+from fedgaze.federate.privacy import check_privacy
+from fedgaze.federate.selection import check_selection
 from fedgaze.federate.strategies import resolve_strategy
-from fedgaze.federate.track import wanted_trackers
 from fedgaze.models import build_model, choose_device, task_object
 from fedgaze.store import check_storage, check_tracker, no_room
 from fedgaze.train import LEARNERS, LearnerProtocol, TorchLearner, find_hooks
@@ -106,6 +107,12 @@ class Setup:
         return images.select(torch.arange(len(images.labels)), numbers[images.labels])
 
 
+def wanted_trackers(task: Task) -> list[str]:
+    """The trackers that the task asks for, by its newer or its older key."""
+    older = ["wandb"] if task.wandb.use else []
+    return list(dict.fromkeys([*task.trackers, *older]))
+
+
 def prepare(task: Task) -> Setup:
     """Find what a task names and check that it works together. Nothing is written.
 
@@ -129,11 +136,14 @@ def prepare(task: Task) -> Setup:
         check_tracker(tracker)
     if task.storage is not None:
         check_storage(task.storage)
-    resolve_strategy(task)
+    kind, arguments = resolve_strategy(task)
+    check_privacy(task, kind, arguments["min_train_nodes"])
     method = find_method(task.xai.method)
     method.check_options(task.xai.options)
     setup = Setup(task, _load(task), choose_device(task.device))
     learner = setup.new_learner()
+    _check_kept(task, learner)
+    check_selection(task, own_test=find_hooks(task).test is not None)
     if task.xai.enabled and method.layers and isinstance(learner, TorchLearner):
         try:
             resolve_layers(learner.model, task.xai.layer)
@@ -144,6 +154,27 @@ def prepare(task: Task) -> Setup:
     _ = setup.parts, setup.server_probe
     _try(setup, learner)
     return setup
+
+
+def _check_kept(task: Task, learner: LearnerProtocol) -> None:
+    """With FedBN a server has no client's whole model, so it can neither judge nor explain one."""
+    if task.server.strategy.short != "fedbn":
+        return
+    if not learner.get_kept():
+        raise FedgazeError(
+            f"server.strategy=FedBN keeps normalisation layers at the clients, and the model "
+            f"{task.model.label} has none: use FedAvg"
+        )
+    if task.contribution.by != "none":
+        raise FedgazeError(
+            f"contribution={task.contribution.by} is for the server to compute, and with FedBN it "
+            "has no whole model: leave it out, or use another strategy"
+        )
+    if task.xai.enabled and task.xai.run_location != "client":
+        raise FedgazeError(
+            f"xai.run_location={task.xai.run_location}: with FedBN a client's normalisation layers "
+            "never leave it, so only the client can explain its model; set xai.run_location=client"
+        )
 
 
 def _try(setup: Setup, learner: LearnerProtocol) -> None:
@@ -207,7 +238,7 @@ def _cached(values: str, directory: Path | None, classes: tuple[str, ...] | None
     return Setup(task, dataset, choose_device(task.device))
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What went wrong, as a record says it: our own sentences need no type before them."""
     if no_room(error):
         return NO_ROOM

@@ -12,6 +12,7 @@ from fedgaze.report.evaluation.page import write_evaluation
 from fedgaze.report.explained import How, Result, explain_files
 from fedgaze.report.explanations import write_explanations
 from fedgaze.report.federated.build import write_federated_report
+from fedgaze.report.federated.gallery import first_overlays
 from fedgaze.report.federated.record import Record, read_record
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "compare",
     "embed",
     "explain_files",
+    "first_overlays",
     "judged",
     "model_card",
     "open_evaluation",

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 
 def thumbnail(file: Path, side: int) -> bytes | None:
     """A picture as WebP, at most so many pixels a side; None where it cannot be read."""
+    try:
+        state = file.stat()
+    except OSError:
+        return None
+    return _thumbnail(file, side, state.st_mtime_ns, state.st_size)
+
+
+# A run's report is written after each round; a thumbnail takes a kilobyte or two.
+@lru_cache(maxsize=4096)
+def _thumbnail(file: Path, side: int, _mtime_ns: int, _size: int) -> bytes | None:
     try:
         with Image.open(file) as opened:
             picture = opened.convert("RGB")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,17 +16,21 @@ TRACKERS = {"mlflow": "mlflow", "tensorboard": "tensorboard", "wandb": "wandb"}
 """Packages by the trackers' names, which are also those of the extras that install them."""
 
 
+_BATCH = 1000
+"""Numbers that MLflow takes at once."""
+
+
 class Tracker(Protocol):
     """A run at an experiment tracker."""
 
     def numbers(self, values: Mapping[str, float], step: int = 0) -> None:
         """Take down numbers of a step."""
 
-    def picture(self, name: str, file: Path) -> None:
-        """Take in a picture (PNG, JPEG or WebP)."""
+    def picture(self, name: str, file: Path, step: int | None = None) -> None:
+        """Take in a picture (PNG, JPEG or WebP); of a name with steps, a slider over them."""
 
     def file(self, file: Path) -> None:
-        """Take in a file, such as a report."""
+        """Take in a file, such as a report, in place of an earlier one of its name."""
 
     def close(self) -> None:
         """Send what is left."""
@@ -110,11 +115,8 @@ class _Wandb:
     def numbers(self, values: Mapping[str, float], step: int = 0) -> None:
         self._run.log(dict(values), step=step)
 
-    def picture(self, name: str, file: Path) -> None:
-        from PIL import Image
-
-        with Image.open(file) as picture:
-            self._run.log({name: self._wandb.Image(picture.convert("RGB"))})
+    def picture(self, name: str, file: Path, step: int | None = None) -> None:
+        self._run.log({name: self._wandb.Image(str(file))}, step=step)
 
     def file(self, file: Path) -> None:
         self._run.save(str(file), base_path=str(file.parent), policy="now")
@@ -151,12 +153,23 @@ class _Mlflow:
             ) from None
 
     def numbers(self, values: Mapping[str, float], step: int = 0) -> None:
-        for key, value in values.items():
-            # MLflow takes no other signs in a name.
-            self._client.log_metric(self._run, _plain(key), value, step=step)
+        from mlflow.entities import Metric
 
-    def picture(self, name: str, file: Path) -> None:
-        self._client.log_artifact(self._run, str(file), _plain(f"pictures/{name}"))
+        now = int(1000 * time.time())
+        metrics = [Metric(_plain(key), value, now, step) for key, value in values.items()]
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self._run, metrics[start : start + _BATCH])
+
+    def picture(self, name: str, file: Path, step: int | None = None) -> None:
+        from PIL import Image
+
+        if step is None:
+            self._client.log_artifact(self._run, str(file), _plain(f"pictures/{name}"))
+            return
+        with Image.open(file) as picture:
+            self._client.log_image(
+                self._run, picture.convert("RGB"), key=_plain(name), step=step, synchronous=True
+            )
 
     def file(self, file: Path) -> None:
         self._client.log_artifact(self._run, str(file))
@@ -169,24 +182,26 @@ class _TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._folder = folder
+        self._noted: set[Path] = set()
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def numbers(self, values: Mapping[str, float], step: int = 0) -> None:
         for key, value in values.items():
             self._writer.add_scalar(key, value, step)
 
-    def picture(self, name: str, file: Path) -> None:
+    def picture(self, name: str, file: Path, step: int | None = None) -> None:
         import numpy as np
         from PIL import Image
 
         with Image.open(file) as picture:
             pixels = np.array(picture.convert("RGB"))
-        self._writer.add_image(name, pixels, dataformats="HWC")
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def file(self, file: Path) -> None:
         # TensorBoard keeps no files; where this one lies is all that it can say.
-        self._writer.add_text("files", str(file.resolve()))
+        if file not in self._noted:
+            self._writer.add_text("files", str(file.resolve()))
+            self._noted.add(file)
 
     def close(self) -> None:
         self._writer.close()
@@ -197,4 +212,5 @@ def _id(folder: Path) -> str:
 
 
 def _plain(name: str) -> str:
+    """A name without the signs that MLflow refuses."""
     return "".join(each if each.isalnum() or each in "_-./ " else "_" for each in name)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fedgaze.train.drift import Drift, held_back
 from fedgaze.train.learner import LearnerProtocol, State
 from fedgaze.train.loop import Score, evaluate, train
+from fedgaze.train.norms import normalisation
 from fedgaze.train.pytorch import Hooks, TorchLearner, find_hooks
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "evaluate",
     "find_hooks",
     "held_back",
+    "normalisation",
     "train",
 ]
 

@@ -18,13 +18,23 @@ State = dict[str, Tensor]
 class LearnerProtocol(Protocol):
     """A model that learns, is judged and explains itself.
 
-    All that the rooms above know of a model goes through these six. Another library, or adapters
+    All that the rooms above know of a model goes through these nine. Another library, or adapters
     on a frozen model, is another class with them: what :meth:`get_parameters` leaves out stays at
-    home and is never sent.
+    home and is never sent. What of it a client has to remember from round to round is its
+    :meth:`get_kept`.
     """
 
     def get_parameters(self) -> State:
         """The parameters that are federated: a copy, on the CPU."""
+
+    def get_kept(self) -> State:
+        """What training changes and nobody else gets, a copy, on the CPU; often nothing."""
+
+    def set_kept(self, state: State) -> None:
+        """Take over what :meth:`get_kept` gave; of nothing, all stays as it is."""
+
+    def statistics(self) -> frozenset[str]:
+        """Which of :meth:`get_parameters` are no weights but counted along, as BatchNorm's mean."""
 
     def set_parameters(self, state: State) -> None:
         """Take over parameters of the names, shapes and types of :meth:`get_parameters`."""
@@ -37,7 +47,7 @@ class LearnerProtocol(Protocol):
             drift: What is added to the gradient of each step.
 
         Returns:
-            How well it did while it learned.
+            How well it did while it learned, with the rates of its steps where controls were given.
         """
 
     def evaluate(self, images: Images) -> Score:

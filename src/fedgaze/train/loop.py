@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,14 @@ class Score:
         accuracy: In [0, 1].
         loss: Mean cross-entropy in nats.
         metrics: What else a task's own test measures, by name.
+        rates: Of training with controls: the learning rates of all steps, summed, by a weight's
+            name.
     """
 
     accuracy: float
     loss: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -38,9 +42,10 @@ def train(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    optimizer: Literal["adam", "sgd"] = "adam",
     drift: Drift = NO_DRIFT,
 ) -> Score:
-    """Train a model in place with Adam and cross-entropy.
+    """Train a model in place with cross-entropy.
 
     Order, dropout and everything else random come from torch's global generator: seed it before.
     A last batch of one image joins the one before it, since BatchNorm cannot train on it.
@@ -50,7 +55,8 @@ def train(
         images: At least one; labels are class indices.
         epochs: How often each image is seen.
         batch_size: Images a step.
-        learning_rate: Adam's.
+        learning_rate: The optimiser's.
+        optimizer: Adam, or plain SGD without momentum.
         drift: Terms of FedProx and SCAFFOLD; none by default. They are no part of the loss that
             is returned.
 
@@ -58,7 +64,8 @@ def train(
         Accuracy and loss over the last epoch, as seen while training.
     """
     device = next(model.parameters()).device
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    kind = torch.optim.Adam if optimizer == "adam" else torch.optim.SGD
+    optimiser = kind(model.parameters(), lr=learning_rate)
     model.train()
     hits = losses = torch.zeros((), device=device)
     with held_back(model, drift):

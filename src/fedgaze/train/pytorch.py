@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from fedgaze.models import last_own_line, task_module
 from fedgaze.train.drift import Drift, held_back
 from fedgaze.train.learner import State
 from fedgaze.train.loop import Score, evaluate, train
+from fedgaze.train.norms import normalisation
+from fedgaze.train.steps import watched_steps
 from fedgaze.xai import Explanation, explain, find_method
 
 __all__ = ["Hooks", "TorchLearner", "find_hooks"]
@@ -78,18 +80,55 @@ class TorchLearner:
         self.task = task
         self.model = model
         self.hooks = hooks
+        stays = task.server.strategy.short == "fedbn"
+        self._kept = normalisation(model) if stays else frozenset()
 
     def get_parameters(self) -> State:
-        """All parameters and buffers, BatchNorm's statistics among them."""
+        """All parameters and buffers, BatchNorm's statistics among them; FedBN leaves those out."""
+        return self._state(kept=False)
+
+    def get_kept(self) -> State:
+        """With FedBN the weights and statistics of all normalisation layers."""
+        return self._state(kept=True)
+
+    def _state(self, *, kept: bool) -> State:
         state = self.model.state_dict()
-        return {name: value.detach().cpu().clone() for name, value in state.items()}
+        return {
+            name: value.detach().cpu().clone()
+            for name, value in state.items()
+            if (name in self._kept) == kept
+        }
+
+    def statistics(self) -> frozenset[str]:
+        """The buffers."""
+        weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        return frozenset(self.model.state_dict()) - weights - self._kept
 
     def set_parameters(self, state: State) -> None:
         """Take over what :meth:`get_parameters` gave."""
-        self.model.load_state_dict(state)
+        self.model.load_state_dict({**self.get_kept(), **state})
+
+    def set_kept(self, state: State) -> None:
+        """Take over what :meth:`get_kept` gave; of nothing, all stays as it is."""
+        if state:
+            self.model.load_state_dict({**self.get_parameters(), **state})
 
     def train(self, images: Images, drift: Drift) -> Score:
-        """Train with the task's ``train_torch``, or with Adam and cross-entropy."""
+        """Train with the task's ``train_torch``, or with its optimiser and cross-entropy.
+
+        Raises:
+            FedgazeError: Controls were given, and the steps are not plain SGD's.
+        """
+        if not drift.controls:
+            return self._train(images, drift)
+        with watched_steps(self.model) as steps:
+            score = self._train(images, drift)
+        if steps.others or not steps.rates:
+            seen = steps.others[0] if steps.others else "no optimiser of torch"
+            raise FedgazeError(f"SCAFFOLD needs steps of plain SGD; this training took {seen}")
+        return replace(score, rates=steps.rates)
+
+    def _train(self, images: Images, drift: Drift) -> Score:
         task = self.task
         if self.hooks.train is None:
             return train(
@@ -98,6 +137,7 @@ class TorchLearner:
                 epochs=task.num_epochs,
                 batch_size=task.batch_size,
                 learning_rate=task.learning_rate,
+                optimizer=task.optimizer,
                 drift=drift,
             )
         loader = _loader(images, task.batch_size, shuffled=True)

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.federate.deployment.conftest import Farm, wait_for
+from tests.federate.deployment.conftest import Farm, Network, wait_for
 
 from fedgaze.store import load_tensors
 
@@ -45,7 +45,7 @@ def test_a_federation_outlives_its_parts(farm: Farm, real_data: Path) -> None:
     wait_for(lambda: farm.rounds("mnist") == 3, 200, "the end of round 3")
     farm.call("client", "start", "c")
     folder = farm.folder / "runs" / "mnist"
-    wait_for((folder / "report.html").exists, 400, "the end")
+    wait_for(lambda: farm.record("mnist")["status"] == "complete", 400, "the end")
 
     summary = farm.record("mnist")
     rounds = summary["rounds"]
@@ -73,3 +73,45 @@ def test_a_federation_outlives_its_parts(farm: Farm, real_data: Path) -> None:
             own = home / "heatmaps" / f"round_{each['round']}" / f"client_{client}"
             assert len(list(own.glob("gradcam_class_?.jpg"))) == 10
     assert not list(folder.rglob("*.part")), "nothing half-written is left"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_machines_of_their_own(network: Network) -> None:
+    """The same in network namespaces, on smaller data; the client's cable is pulled and put back.
+
+    Within a round its answer is cut off in the middle; nobody waits for it beyond the timeout.
+    """
+    task = network.task(
+        task_id="wide",
+        model={"_target_": "fedgaze.models.DigitsNet"},
+        dataset={"name": "digits", "partition": "iid"},
+        learning_rate=3e-3,
+        num_epochs=2,
+        num_clients=4,
+        num_rounds=8,
+        join_timeout=200,
+        round_timeout=60,
+        xai={"layer": "conv3", "samples_per_class": 1, "run_location": "both"},
+    )
+    network.start("--task", task)
+    names = ["north", "east", "south", "west"]
+    for name in names:
+        network.join(name)
+
+    wait_for(lambda: "round 2: clients 0, 1, 2, 3" in network.log("wide"), 300, "round 2")
+    network.cable("south", "down")
+    wait_for(lambda: "round 3: clients 0, 1, 3" in network.log("wide"), 200, "round 3 without it")
+    network.kill(network.server)
+    assert network.rounds("wide") == 2
+    network.start()
+    wait_for(lambda: network.rounds("wide") == 3, 200, "the end of round 3")
+    network.cable("south", "up")
+    wait_for((network.folder / "runs" / "wide" / "report.html").exists, 400, "the end")
+    summary = network.record("wide")
+    trained = [sorted(entry["client"] for entry in each["clients"]) for each in summary["rounds"]]
+    assert [each["round"] for each in summary["rounds"]] == list(range(1, 9))
+    assert trained[0] == [0, 1, 2, 3]
+    assert trained[1] == trained[2] == [0, 1, 3]
+    assert trained[-1] == [0, 1, 2, 3], "the client is back under its number"
+    assert summary["rounds"][-1]["global"]["accuracy"] >= 0.9

@@ -15,6 +15,7 @@ from fedgaze.federate.deployment.service import (
     find_client,
     follow,
     join_server,
+    manage_client,
     remove_client,
     resubmit,
     settings_for,
@@ -25,6 +26,8 @@ from fedgaze.federate.deployment.service import (
     stop_server,
     submit,
     trust_code,
+    unfinished,
+    work_for,
 )
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "join_server",
     "make_certificates",
     "make_invite",
+    "manage_client",
     "owner_of",
     "private_file",
     "remove_client",
@@ -56,4 +60,6 @@ __all__ = [
     "stop_server",
     "submit",
     "trust_code",
+    "unfinished",
+    "work_for",
 ]

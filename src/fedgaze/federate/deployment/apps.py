@@ -15,6 +15,7 @@ from fedgaze.federate.client import Terms, client_app
 from fedgaze.federate.deployment.asks import put_question
 from fedgaze.federate.deployment.bundle import ASK, RECORD, client_task
 from fedgaze.federate.deployment.roster import find_roster
+from fedgaze.federate.ordered import PromptGrid
 from fedgaze.federate.run import carry_out, close_record
 from fedgaze.federate.server import Server
 from fedgaze.federate.setup import prepare
@@ -37,7 +38,7 @@ def bundled_server_app() -> ServerApp:
     def _main(grid: Grid, context: Context) -> None:
         record, asked = (str(context.run_config[key]) for key in (RECORD, ASK))
         if asked:
-            put_question(grid, Path(record), Path(asked))
+            put_question(PromptGrid(grid), Path(record), Path(asked))
         else:
             conduct(grid, Path(record))
 
@@ -72,6 +73,8 @@ def conduct(grid: Grid, record: Path) -> None:
         task = parse_task(run.description["task"], run.directory)
         whole = run.rounds_done >= task.num_rounds
         server = None if whole else Server(prepare(task), run, _Logged())
+        if server is not None:
+            server.roster = find_roster(task)
     except FedgazeError as error:
         LOG.info("the run failed: %s", error)
         run.fail(str(error))
@@ -82,7 +85,7 @@ def conduct(grid: Grid, record: Path) -> None:
             close_record(run, task)
         else:
             main = server.main
-            carry_out(server, lambda: main(grid, find_roster(task)))
+            carry_out(server, lambda: main(PromptGrid(grid)))
     except FedgazeError as error:
         LOG.info("the run failed: %s", error)
         raise
@@ -110,3 +113,6 @@ class _Logged:
         LOG.info("round %d is whole: accuracy %s", record["round"], score["accuracy"])
         for failure in record["failures"]:
             LOG.info("  client %s failed: %s", failure["client"], failure["reason"])
+
+    def trouble(self, text: str) -> None:
+        LOG.info("%s", text)

@@ -24,7 +24,7 @@ from fedgaze.federate.deployment.roster import SERVER_HOME
 
 __all__ = ["control_of", "main", "make_certificates", "make_invite", "prepare_home"]
 
-PAUSE = 0.5
+PAUSE = 1.0
 
 
 def make_certificates(home: ServerHome, hosts: list[str]) -> None:
@@ -122,8 +122,8 @@ def main(folder: Path) -> None:
         while not stopping.wait(PAUSE):
             children.tend()
             try:
-                control.nodes()
                 if not noted:
+                    control.nodes()  # does it answer?
                     note_owner(home.state)
                     noted = True
                 _tend(jobs, control, fresh=fresh)

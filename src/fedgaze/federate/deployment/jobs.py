@@ -14,7 +14,7 @@ from fedgaze.store import Run, write_bytes, write_json
 
 __all__ = ["Job", "Jobs"]
 
-ATTEMPTS = 3
+ATTEMPTS = 5
 """How often in a row a run that ended without a word, and without a new round, is started again."""
 
 
@@ -152,8 +152,11 @@ class Jobs:
             return job
         if job.run and not fresh and control.status(job.run)[0] != "finished":
             return job
-        if fresh and job.run and control.status(job.run)[0] != "finished":
-            control.stop(job.run)
+        if fresh:
+            if job.run and control.status(job.run)[0] != "finished":
+                control.stop(job.run)
+            # That it ended with the server says nothing against it.
+            return self.start(replace(job, attempts=0), control)
         if job.attempts >= ATTEMPTS and len(job.summary.get("rounds", [])) <= job.rounds:
             _close(job, f"{ATTEMPTS} attempts ended without a new round; see the server's log")
             return job

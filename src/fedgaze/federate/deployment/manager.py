@@ -8,6 +8,7 @@ import argparse
 import os
 import ssl
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ __all__ = ["Manager", "Own", "join", "main", "serve", "server_client"]
 PORT = 8003
 PAUSE = 1.0
 """Seconds between two looks at the server."""
+AWAY = 30.0
+"""Seconds after which a server that does not answer has ended its run, as far as one can tell."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ class Manager:
             children["worker"] = Child(self._working, self.home.log("worker"), self._flower())
         self._children = Children(children, self._folder())
         self.stopping = threading.Event()
+        self._seen = 0.0
 
     def _flower(self) -> dict[str, str]:
         return ENVIRONMENT | {"FLWR_HOME": str(self.home.flower)}
@@ -203,6 +207,7 @@ class Manager:
         if answer.status_code != httpx.codes.OK:
             self.server = f"refused: {_detail(answer)}"
             return
+        self._seen = time.monotonic()
         self.server, run = "connected", answer.json()["run"]
         self.run = None if run is None else str(run)
 
@@ -214,10 +219,14 @@ class Manager:
                 if working is None or working["run"] != self.run:
                     runtime = f"127.0.0.1:{self._runtime}"
                     self._post("/start", {"run": self.run, "runtime": runtime})
-            elif working is not None and self.server == "connected":
+            elif working is not None and (self.server == "connected" or self._away() > AWAY):
                 self._post("/finish", {})
         except httpx.HTTPError as error:
             self.worker = {"online": False, "reason": str(error) or type(error).__name__}
+
+    def _away(self) -> float:
+        """For how many seconds the server has not answered."""
+        return time.monotonic() - self._seen
 
     def _worker_url(self, path: str) -> str:
         owner = owner_of(self.home.worker)

@@ -15,7 +15,7 @@ import httpx
 
 from fedgaze.config import Task
 from fedgaze.errors import FedgazeError, nearest
-from fedgaze.federate.deployment import host, manager
+from fedgaze.federate.deployment import host, manager, worker
 from fedgaze.federate.deployment.homes import ClientHome, ClientSettings, ServerHome, ServerSettings
 from fedgaze.federate.deployment.host import control_of, prepare_home
 from fedgaze.federate.deployment.jobs import Job, Jobs
@@ -35,6 +35,7 @@ __all__ = [
     "find_client",
     "follow",
     "join_server",
+    "manage_client",
     "remove_client",
     "resubmit",
     "settings_for",
@@ -45,6 +46,8 @@ __all__ = [
     "stop_server",
     "submit",
     "trust_code",
+    "unfinished",
+    "work_for",
 ]
 
 PORT = 8443
@@ -154,6 +157,15 @@ def submit(home: ServerHome, task: Task) -> Job:
         return Jobs(home).submit(run, task, setup.dataset.classes)
     finally:
         run.close()
+
+
+def unfinished(home: ServerHome, task: Task) -> Job | None:
+    """The run of a task that a server has not carried to its end yet, if there is one."""
+    mine = task.on_a_server().public()
+    for job in Jobs(home).all():
+        if job.status == "running" and job.summary.get("task") == mine:
+            return job
+    return None
 
 
 def resubmit(home: ServerHome, name: str) -> Job:
@@ -296,6 +308,16 @@ def start_client(
     words += ["--port", str(port)] if port else []
     words += ["--client-port", str(client_port)] if client_port else []
     return detach(part("manager", *words), home.log("manager"), home.state)
+
+
+def manage_client(home: ClientHome, port: int | None) -> None:
+    """Look after a client whose working process somebody else starts, until told to stop."""
+    manager.serve(home, port, None, with_worker=False)
+
+
+def work_for(home: ClientHome, port: int | None) -> None:
+    """Be the working process of a client, until told to stop."""
+    worker.serve(home, port)
 
 
 def stop_client(home: ClientHome) -> None:

@@ -7,6 +7,7 @@ other, on loopback, leads to the rest, and asks for the owner's token.
 
 import hmac
 import logging
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ __all__ = ["LoopbackDoor", "PublicDoor", "main"]
 REQUEST_LIMIT = 64 * 2**20
 """Bytes of one request. Flower sends larger arrays in pieces of 20 MB."""
 UPDATE_LIMIT = 4 * 2**30
-"""Bytes that a node may send for one answer."""
+"""Bytes that a node may send for one answer; ``FEDGAZE_UPDATE_LIMIT`` says otherwise."""
 NODES = 100_000
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
@@ -200,7 +201,11 @@ def main(folder: Path) -> None:
     flower = make_superlink(home.database, home.secret.read_bytes(), authenticated=settings.secure)
     registry = Registry(home.registry)
     public = uvicorn.Config(
-        PublicDoor(flower.app, joining(flower, registry, secure=settings.secure)),
+        PublicDoor(
+            flower.app,
+            joining(flower, registry, secure=settings.secure),
+            int(os.environ.get("FEDGAZE_UPDATE_LIMIT", UPDATE_LIMIT)),
+        ),
         host=settings.host,
         port=settings.port,
         lifespan="off",

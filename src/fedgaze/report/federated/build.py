@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgaze.report.federated.charts import Chart, Series, learning_charts, look_charts
+from fedgaze.report.federated.costs import make_costs
 from fedgaze.report.federated.gallery import Gallery, make_gallery
 from fedgaze.report.federated.record import Record, Source, mapping, number, read_record
 from fedgaze.report.federated.split import make_split
@@ -72,6 +73,7 @@ def _render(record: Record) -> str:
         sources=[each for each in sources if any(each in chart.series for chart in looks)],
         gallery=gallery,
         final=final_table(record),
+        costs=make_costs(record),
         troubles=_troubles(record),
         settings=list(_settings(record.task)),
         chart_data=_chart_data([*learning, *looks], slots, emphasised),
@@ -97,12 +99,15 @@ def _facts(record: Record) -> list[tuple[str, str, str]]:
     done, planned = record.summary.get("status") == "complete", record.task.get("num_rounds")
     before = number(record.merged(0).get("accuracy"))
     accuracy = number(record.merged(last).get("accuracy"))
+    beside = "" if before is None else f"{shown(before)} before the first round"
+    if record.judged_by_clients:
+        beside = "mean over the clients, each with its own normalisation layers"
     seconds = [number(record.round(each).get("seconds")) for each in record.rounds]
     facts = [
         (
             "Merged model’s accuracy",
             shown(accuracy),
-            "" if before is None else f"{shown(before)} before the first round",
+            beside,
         ),
         (
             "Rounds",
@@ -111,6 +116,10 @@ def _facts(record: Record) -> list[tuple[str, str, str]]:
         ),
         ("Clients", str(len(record.clients)), ""),
     ]
+    privacy = mapping(record.round(last).get("privacy"))
+    if (epsilon := number(privacy.get("epsilon"))) is not None:
+        beside = f"at δ = {number(privacy.get('delta')) or 0:g}, of the merged weights alone"
+        facts.append(("Privacy spent", f"ε = {epsilon:.2f}", beside))
     if all(each is not None for each in seconds):
         total = sum(each or 0 for each in seconds)
         text = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min"
@@ -127,6 +136,7 @@ class FinalRow:
     train: str
     validation: str
     loss: str
+    adds: str
     looks: list[str]
     remark: str
 
@@ -138,12 +148,14 @@ class FinalTable:
     Attributes:
         round: Which.
         source: Whose images the measures come from.
-        measures: Its columns.
+        contribution: By which rule what clients add was computed; empty where it was not.
+        measures: Its further columns.
         rows: A client each.
     """
 
     round: int
     source: Source
+    contribution: str
     measures: list[Measure]
     rows: list[FinalRow]
 
@@ -160,6 +172,7 @@ def final_table(record: Record) -> FinalTable | None:
         for source in ("server", "own")
     }
     source: Source = "server" if taken["server"] else "own"
+    rule = _RULES.get(str(mapping(record.round(last).get("contribution")).get("by")), "")
     rows = []
     for client in record.clients:
         entry = record.entry(last, client)
@@ -177,6 +190,7 @@ def final_table(record: Record) -> FinalTable | None:
                 shown(number(train.get("accuracy"))),
                 shown(number(validation.get("accuracy"))),
                 shown(number(validation.get("loss")), "plain"),
+                _adds(mapping(entry.get("contribution"))),
                 [
                     shown(record.measure(last, client, source, each.name), each.unit, bare=True)
                     for each in taken[source]
@@ -184,12 +198,28 @@ def final_table(record: Record) -> FinalTable | None:
                 remark,
             )
         )
-    return FinalTable(last, source, taken[source], rows)
+    return FinalTable(last, source, rule, taken[source], rows)
 
 
-def _troubles(record: Record) -> list[tuple[int, str]]:
-    """What went wrong, by round."""
-    troubles = []
+_RULES = {"leave_one_out": "leave-one-out", "shapley": "Shapley value"}
+
+
+def _adds(contribution: Mapping[str, Any]) -> str:
+    """What a client adds to accuracy, in points, with the standard error of an estimate."""
+    value = number(contribution.get("accuracy"))
+    error = number(mapping(contribution.get("error")).get("accuracy"))
+    text = "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+    return (
+        text if error is None else f"{text}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{100 * error:.1f}"
+    )
+
+
+def _troubles(record: Record) -> list[tuple[int | None, str]]:
+    """What went wrong, by round; first what concerns no single one."""
+    troubles: list[tuple[int | None, str]] = [
+        (None, f"The tracker {name} {what}")
+        for name, what in mapping(record.summary.get("trackers")).items()
+    ]
     for round_ in record.rounds:
         entry = record.round(round_)
         troubles += [
@@ -203,6 +233,8 @@ def _troubles(record: Record) -> list[tuple[int, str]]:
                 if failed:
                     what = f"The explanation of client {client}{whose} failed: {failed}"
                     troubles.append((round_, what))
+        if failed := mapping(entry.get("contribution")).get("failed"):
+            troubles.append((round_, f"What each client adds could not be computed: {failed}"))
         if entry.get("not_merged"):
             troubles.append((round_, f"Nothing was merged: {entry['not_merged']}"))
     return troubles

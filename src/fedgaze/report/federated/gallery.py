@@ -10,7 +10,7 @@ from fedgaze.report.federated.record import Record, Source, mapping
 from fedgaze.report.federated.words import shown
 from fedgaze.report.pictures import Album
 
-__all__ = ["VIEWS", "Gallery", "View", "make_gallery", "reason", "shots_of"]
+__all__ = ["VIEWS", "Gallery", "View", "first_overlays", "make_gallery", "reason", "shots_of"]
 
 THUMBNAIL = 112
 BUDGET = 3_500_000
@@ -116,11 +116,29 @@ def shots_of(record: Record, explanation: Any) -> list[Shot]:
 
     In process a client's own pictures lie there as well.
     """
+    return _shots(record.path, explanation)
+
+
+def first_overlays(path: Path, explanation: Any) -> dict[int, Path]:
+    """The overlays of each class's first sample, of a trained model, by class.
+
+    Args:
+        path: A run's folder.
+        explanation: What its record says of the model's explanation.
+    """
+    return {
+        shot.label: shot.picture
+        for shot in _shots(path, explanation)
+        if shot.first and shot.weights == "trained"
+    }
+
+
+def _shots(path: Path, explanation: Any) -> list[Shot]:
     said = mapping(explanation)
     folder = said.get("folder")
     if not isinstance(folder, str) or said.get("shared") != "overlays":
         return []
-    return read_folder(record.path / Path(folder))
+    return read_folder(path / Path(folder))
 
 
 def make_gallery(record: Record, slots: dict[Any, int], emphasised: Sequence[Any]) -> Gallery:

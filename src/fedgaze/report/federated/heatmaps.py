@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,16 @@ class Shot:
 def read_folder(folder: Path) -> list[Shot]:
     """What lies in a folder of heatmaps, by its manifest or, where a client sent none, by names."""
     try:
-        manifest = mapping(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+        state = (folder / "manifest.json").stat()
+        return list(_by_manifest(folder, state.st_mtime_ns, state.st_size))
     except (OSError, ValueError):
         return _by_name(folder)
+
+
+# A run's report is written after each round, and old rounds' folders do not change.
+@lru_cache(maxsize=1024)
+def _by_manifest(folder: Path, _mtime_ns: int, _size: int) -> tuple[Shot, ...]:
+    manifest = mapping(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
     shots: list[Shot] = []
     seen: set[tuple[int, str]] = set()
     for each in map(mapping, manifest.get("maps") or []):
@@ -69,7 +77,7 @@ def read_folder(folder: Path) -> list[Shot]:
             )
         )
         seen.add((label, weights))
-    return shots
+    return tuple(shots)
 
 
 def _by_name(folder: Path) -> list[Shot]:

@@ -60,6 +60,11 @@ class Record:
         """What the run is called."""
         return str(self.task.get("task_id") or self.path.name)
 
+    @property
+    def judged_by_clients(self) -> bool:
+        """Whether the merged model was judged by the clients, each with layers of its own."""
+        return any(self.merged(each).get("judged_by") == "clients" for each in self.rounds)
+
     @cached_property
     def _by_round(self) -> dict[int, Mapping[str, Any]]:
         return {each["round"]: each for each in _rounds(self.summary)}

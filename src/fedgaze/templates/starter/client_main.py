@@ -1,17 +1,14 @@
-"""Joins a federation on many machines as one of its clients."""
+"""The client of this machine: it trains and explains itself when its manager starts it.
+
+    python client_main.py
+
+It answers `GET /online` and `POST /start` on http://127.0.0.1:8004, to whoever shows the client's
+token. Its manager, client_manager_main.py, joins the server and has to come first.
+"""
 
 import sys
 
-
-def main() -> int:
-    """Say what stands in for it until fedgaze's deployment engine is there."""
-    print(
-        "client_main.py gets its work with fedgaze's deployment engine, which is not there yet; "
-        "`fedgaze run conf/config.yaml` runs all clients on this machine.",
-        file=sys.stderr,
-    )
-    return 2
-
+from fedgaze.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(["client", "work", *sys.argv[1:]])

@@ -1,17 +1,14 @@
-"""Watches over a client on its machine and starts it when the server asks."""
+"""Looks after the client of this machine: waits for the server, starts the client, reports.
+
+    python client_manager_main.py --invite INVITE --data DIR     (the first time)
+    python client_manager_main.py                                (from then on)
+
+`GET http://127.0.0.1:8003/online` says how things stand, to whoever shows the client's token.
+"""
 
 import sys
 
-
-def main() -> int:
-    """Say what stands in for it until fedgaze's deployment engine is there."""
-    print(
-        "client_manager_main.py gets its work with fedgaze's deployment engine, which is not there "
-        "yet; `fedgaze run conf/config.yaml` runs and watches all clients on this machine.",
-        file=sys.stderr,
-    )
-    return 2
-
+from fedgaze.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(["client", "manage", *sys.argv[1:]])

@@ -1,17 +1,13 @@
-"""Serves a federation to clients on other machines."""
+"""Serves this task to clients on other machines, and ends when its run is over.
+
+    python server_main.py --listen 0.0.0.0:8443 --name fl.example.org
+
+Then, in another terminal, an invite for each client: `fedgaze server invite --name hospital-a`.
+"""
 
 import sys
 
-
-def main() -> int:
-    """Say what stands in for it until fedgaze's deployment engine is there."""
-    print(
-        "server_main.py gets its work with fedgaze's deployment engine, which is not there yet; "
-        "`fedgaze run conf/config.yaml` runs the server and all clients on this machine.",
-        file=sys.stderr,
-    )
-    return 2
-
+from fedgaze.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(["server", "start", "--foreground", "--task", "conf/config.yaml", *sys.argv[1:]])
