@@ -14,6 +14,7 @@ from fedgaze.errors import FedgazeError
 from fedgaze.federate.client import Terms, client_app
 from fedgaze.federate.deployment.asks import put_question
 from fedgaze.federate.deployment.bundle import ASK, RECORD, client_task
+from fedgaze.federate.deployment.flower import exit_with_parent
 from fedgaze.federate.deployment.roster import find_roster
 from fedgaze.federate.ordered import PromptGrid
 from fedgaze.federate.run import carry_out, close_record
@@ -36,6 +37,7 @@ def bundled_server_app() -> ServerApp:
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
+        exit_with_parent(os.getppid())
         record, asked = (str(context.run_config[key]) for key in (RECORD, ASK))
         if asked:
             put_question(PromptGrid(grid), Path(record), Path(asked))

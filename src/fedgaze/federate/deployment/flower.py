@@ -4,6 +4,9 @@ Tried with 1.41: the SuperLink's application, the Control API, the tasks of a no
 """
 
 import hashlib
+import os
+import threading
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import psutil
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Context, Error, Message
 
@@ -32,6 +36,8 @@ __all__ = [
     "unpack_bundle",
 ]
 
+PATIENCE = 10.0
+"""Seconds that a process has to end in good order."""
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -42,10 +48,20 @@ ENVIRONMENT = {
 
 
 def exit_with_parent(pid: int) -> None:
-    """End this process, as by Ctrl-C, when another one is gone."""
+    """End this process when another one is gone: as by Ctrl-C, and if that does not do, by force.
+
+    Flower's own exit waits for a server that may be gone as well, without an end.
+    """
     from flwr.supercore.app_utils import start_parent_process_monitor
 
+    def force() -> None:
+        while psutil.pid_exists(pid):
+            time.sleep(1)
+        time.sleep(PATIENCE)
+        os._exit(1)
+
     start_parent_process_monitor(pid)
+    threading.Thread(target=force, daemon=True).start()
 
 
 # --- the SuperLink ------------------------------------------------------------------------------
