@@ -1,16 +1,18 @@
-"""Who may talk to a process of ours on loopback."""
+"""How a process of ours answers on loopback, and whom."""
 
 import hmac
 import secrets
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import Header, HTTPException
+import uvicorn
+from fastapi import Depends, FastAPI, Header, HTTPException
 
 from fedgaze.federate.deployment.keys import private_file
 
-__all__ = ["make_secret", "token_checker"]
+__all__ = ["answer_on_loopback", "loopback_app", "make_secret"]
 
 
 def make_secret(path: Path) -> None:
@@ -19,7 +21,7 @@ def make_secret(path: Path) -> None:
         private_file(path, secrets.token_urlsafe(32).encode())
 
 
-def token_checker(path: Path) -> Callable[..., None]:
+def _token_checker(path: Path) -> Callable[..., None]:
     """Make a dependency that lets through whoever shows the token in a file."""
     expected = f"Bearer {path.read_text(encoding='utf-8')}".encode()
 
@@ -29,3 +31,25 @@ def token_checker(path: Path) -> Callable[..., None]:
             raise HTTPException(401, "the client's token is needed: Authorization: Bearer …")
 
     return check
+
+
+def loopback_app(title: str, token: Path) -> FastAPI:
+    """An application that answers whoever shows the token in a file, and explains itself to nobody.
+
+    Args:
+        title: What it is called.
+        token: The file.
+    """
+    return FastAPI(
+        title=title,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        dependencies=[Depends(_token_checker(token))],
+    )
+
+
+def answer_on_loopback(app: FastAPI, listener: socket.socket) -> None:
+    """Serve an application on a listening socket until told to stop."""
+    config = uvicorn.Config(app, access_log=False, log_level="warning")
+    uvicorn.Server(config).run(sockets=[listener])

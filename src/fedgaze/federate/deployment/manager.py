@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
-from fastapi import Depends, FastAPI
 
 from fedgaze import __version__
 from fedgaze.config import Share
 from fedgaze.errors import FedgazeError
-from fedgaze.federate.deployment.door import make_secret, token_checker
+from fedgaze.federate.deployment.door import answer_on_loopback, loopback_app, make_secret
 from fedgaze.federate.deployment.flower import ENVIRONMENT, node_headers
 from fedgaze.federate.deployment.homes import ClientHome, ClientSettings
 from fedgaze.federate.deployment.keys import make_node_key, private_file, read_node_key
@@ -271,13 +269,7 @@ def serve(
     if owner_of(home.state) is not None:
         raise FedgazeError(f"the client in {home.path} is running already")
     manager = Manager(home, worker_port, with_worker)
-    app = FastAPI(
-        title="fedgaze client manager",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        dependencies=[Depends(token_checker(home.token))],
-    )
+    app = loopback_app("fedgaze client manager", home.token)
 
     @app.get("/online")
     def online() -> dict[str, Any]:
@@ -287,9 +279,8 @@ def serve(
         note_owner(home.state, port=listener.getsockname()[1])
         thread = threading.Thread(target=manager.look_after)
         thread.start()
-        config = uvicorn.Config(app, access_log=False, log_level="warning")
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            answer_on_loopback(app, listener)
         finally:
             manager.stopping.set()
             thread.join()
@@ -304,16 +295,8 @@ def main(words: list[str] | None = None) -> None:
         "--port", type=int, help=f"where it listens (default: {PORT}, or a free one)"
     )
     parser.add_argument("--client-port", type=int, help="where the client listens (default: 8004)")
-    parser.add_argument(
-        "--without-client", action="store_true", help="somebody else starts the client"
-    )
     asked = parser.parse_args(words)
     try:
-        serve(
-            ClientHome(asked.home),
-            asked.port,
-            asked.client_port,
-            with_worker=not asked.without_client,
-        )
+        serve(ClientHome(asked.home), asked.port, asked.client_port)
     except FedgazeError as error:
         parser.exit(2, f"fedgaze: {error}\n")

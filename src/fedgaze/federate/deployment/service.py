@@ -128,9 +128,13 @@ def stop_server(home: ServerHome) -> None:
     Raises:
         FedgazeError: It does not run.
     """
+    _stop(home, "server")
+
+
+def _stop(home: ServerHome | ClientHome, what: str) -> None:
     owner = owner_of(home.state)
     if owner is None:
-        raise FedgazeError(f"the server in {home.path} is not running")
+        raise FedgazeError(f"the {what} in {home.path} is not running")
     stop_process(owner["pid"], PATIENCE)
 
 
@@ -326,10 +330,7 @@ def stop_client(home: ClientHome) -> None:
     Raises:
         FedgazeError: It does not run.
     """
-    owner = owner_of(home.state)
-    if owner is None:
-        raise FedgazeError(f"the client in {home.path} is not running")
-    stop_process(owner["pid"], PATIENCE)
+    _stop(home, "client")
 
 
 def client_homes(folder: Path) -> list[ClientHome]:

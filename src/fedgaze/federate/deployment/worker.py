@@ -15,8 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from fastapi import Depends, FastAPI
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 from pydantic import BaseModel, Field
@@ -26,7 +24,7 @@ from fedgaze.config import Share
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.client import Terms, client_app
 from fedgaze.federate.deployment.bundle import RECORD, check_trust, client_task, open_bundle
-from fedgaze.federate.deployment.door import token_checker
+from fedgaze.federate.deployment.door import answer_on_loopback, loopback_app
 from fedgaze.federate.deployment.flower import NodeTasks, Work, exit_with_parent
 from fedgaze.federate.deployment.homes import ClientHome
 from fedgaze.federate.deployment.processes import loopback_socket, note_owner, owner_of
@@ -194,13 +192,7 @@ def serve(home: ClientHome, port: int | None) -> None:
     if owner_of(home.worker) is not None:
         raise FedgazeError(f"the client in {home.path} is running already")
     settings, worker = home.settings(), Worker(home)
-    app = FastAPI(
-        title="fedgaze client",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        dependencies=[Depends(token_checker(home.token))],
-    )
+    app = loopback_app("fedgaze client", home.token)
 
     @app.get("/online")
     def online() -> dict[str, Any]:
@@ -220,9 +212,8 @@ def serve(home: ClientHome, port: int | None) -> None:
 
     with loopback_socket(port, usual=PORT) as listener:
         note_owner(home.worker, port=listener.getsockname()[1])
-        config = uvicorn.Config(app, access_log=False, log_level="warning")
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            answer_on_loopback(app, listener)
         finally:
             home.worker.unlink(missing_ok=True)
 
