@@ -102,3 +102,19 @@ def test_a_table_that_is_no_text(tmp_path: Path) -> None:
 def test_sets_without_a_table_have_no_groups() -> None:
     with pytest.raises(FedgazeError, match=r"dataset.partition_by=writer: digits has no table"):
         load_dataset("digits", partition_by="writer")
+
+
+def test_a_clients_folder_is_numbered_as_the_federation_numbers_its_classes(tmp_path: Path) -> None:
+    """A client that has no dogs must not call its eels class 1."""
+    fill(tmp_path, classes=("cat", "eel"))
+    found = load_dataset("folder", tmp_path)
+    greys = found.train[torch.arange(16)][:, 0, 0, 0]
+    there = found.numbered_as(("fox", "eel", "dog", "cat"))
+    assert there.classes == ("fox", "eel", "dog", "cat")
+    # An eel's grey is 100 and above.
+    assert torch.equal(there.train.labels == 1, greys > 0.3)
+    assert torch.equal(there.train.labels == 3, greys < 0.3)
+    assert torch.equal(there.train[torch.arange(16)][:, 0, 0, 0], greys)
+    assert sorted(there.test.labels.unique().tolist()) == [1, 3]
+    with pytest.raises(FedgazeError, match="has a class 'eel' that the federation has not"):
+        found.numbered_as(("cat", "dog"))

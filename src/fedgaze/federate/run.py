@@ -211,8 +211,8 @@ def close_record(run: Run, task: Task) -> Run:
 def _close(run: Run, versions: Versions) -> None:
     """A version that cannot be stored is no error here: the record names it and says why."""
     versions.finish()
+    write_federated_report(run.path, run.finished)  # what is complete has its last report
     run.finish()
-    write_federated_report(run.path)
 
 
 @contextmanager

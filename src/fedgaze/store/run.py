@@ -172,9 +172,15 @@ class Run:
 
     def finish(self) -> None:
         """Mark the run as complete."""
-        self.summary["status"] = "complete"
-        self.summary.pop("failure", None)
+        self.summary = self.finished
         self.write_summary()
+
+    @property
+    def finished(self) -> dict[str, Any]:
+        """The summary as it is once the run is complete."""
+        whole = self.summary | {"status": "complete"}
+        whole.pop("failure", None)
+        return whole
 
     def write(self) -> None:
         """Replace both files of the record by what it holds now."""

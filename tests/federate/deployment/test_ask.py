@@ -44,8 +44,7 @@ def test_within_what_a_client_agreed_to_share(farm: Farm) -> None:
     farm.join("open")
     farm.join("numbers", "--share", "profile")
     farm.join("closed", "--share", "none")
-    report = farm.folder / "runs" / "asked" / "report.html"
-    wait_for(report.exists, 250, "the end")
+    wait_for(lambda: farm.record("asked")["status"] == "complete", 250, "the end")
     [last] = [each for each in farm.record("asked")["rounds"] if each["round"] == 2]
     shared = [entry["explanation"]["shared"] for entry in last["clients"]]
     assert shared == ["maps", "profile", "none"], "each as it agreed, whatever the task says"

@@ -103,15 +103,15 @@ def test_machines_of_their_own(network: Network) -> None:
     network.cable("south", "down")
     wait_for(lambda: "round 3: clients 0, 1, 3" in network.log("wide"), 200, "round 3 without it")
     network.kill(network.server)
-    assert network.rounds("wide") == 2
+    done = network.rounds("wide")
     network.start()
-    wait_for(lambda: network.rounds("wide") == 3, 200, "the end of round 3")
+    wait_for(lambda: network.rounds("wide") > done, 200, "the end of the next round")
     network.cable("south", "up")
-    wait_for((network.folder / "runs" / "wide" / "report.html").exists, 400, "the end")
+    wait_for(lambda: network.record("wide")["status"] == "complete", 400, "the end")
     summary = network.record("wide")
     trained = [sorted(entry["client"] for entry in each["clients"]) for each in summary["rounds"]]
     assert [each["round"] for each in summary["rounds"]] == list(range(1, 9))
     assert trained[0] == [0, 1, 2, 3]
-    assert trained[1] == trained[2] == [0, 1, 3]
+    assert all(each == [0, 1, 3] for each in trained[1 : done + 1])
     assert trained[-1] == [0, 1, 2, 3], "the client is back under its number"
     assert summary["rounds"][-1]["global"]["accuracy"] >= 0.9

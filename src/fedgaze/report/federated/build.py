@@ -24,7 +24,7 @@ HOT_SLOTS, SLOTS = 2, 8
 SECRET = {"key", "token", "password", "secret"}
 
 
-def write_federated_report(run: Path) -> Path:
+def write_federated_report(run: Path, summary: Mapping[str, Any] | None = None) -> Path:
     """Write ``report.html`` beside a run's ``summary.json``.
 
     Whatever the record lacks (explanations, pictures, clients in some rounds) is left out of the
@@ -32,6 +32,7 @@ def write_federated_report(run: Path) -> Path:
 
     Args:
         run: The run's folder.
+        summary: What ``summary.json`` is about to hold; by default what it holds.
 
     Returns:
         The page's path.
@@ -40,7 +41,7 @@ def write_federated_report(run: Path) -> Path:
         FedgazeError: There is no readable ``summary.json``.
     """
     page = run / "report.html"
-    write_text(page, _render(read_record(run)))
+    write_text(page, _render(read_record(run, summary)))
     return page
 
 

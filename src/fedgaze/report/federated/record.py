@@ -118,12 +118,18 @@ class Record:
         return {client: value for client, value in found.items() if value is not None}
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path, summary: Mapping[str, Any] | None = None) -> Record:
     """Read a run's record.
+
+    Args:
+        path: The run's folder.
+        summary: What ``summary.json`` is about to hold; by default what it holds.
 
     Raises:
         FedgazeError: There is none, or it is no JSON object.
     """
+    if summary is not None:
+        return _record(path, summary)
     file = path / "summary.json"
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
