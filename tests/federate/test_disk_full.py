@@ -154,14 +154,12 @@ def test_full_at_some_calls(whole: tuple[Task, Path, list[str]], tmp_path: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("stays", [True, False])
-def test_full_at_every_call(
-    whole: tuple[Task, Path, list[str]], tmp_path: Path, stays: bool
-) -> None:
+@pytest.mark.timeout(900)
+def test_full_at_every_call(whole: tuple[Task, Path, list[str]], tmp_path: Path) -> None:
+    """Each call once; every third time there is room again at the next one."""
     task, undisturbed, calls = whole
     for full_at in range(1, len(calls) + 1):
-        fill_up(task, tmp_path, undisturbed, full_at, stays=stays)
+        fill_up(task, tmp_path, undisturbed, full_at, stays=full_at % 3 != 0)
 
 
 FILLED = """

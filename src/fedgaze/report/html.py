@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -28,20 +29,29 @@ def render(
     """
     style = "".join(map(_read, [*styles, "page/report.css"]))
     code = list(map(_read, scripts))
-    environment = Environment(
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            policy=_policy(style, code),
+            style=Markup(style),  # noqa: S704 - our own files, hashed in the policy
+            scripts=[Markup(each) for each in code],  # noqa: S704
+            **shown,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
         loader=PackageLoader("fedgaze.report", "page"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.globals.update(version=__version__, scale=colour_scale())
-    return environment.get_template(template).render(
-        policy=_policy(style, code),
-        style=Markup(style),  # noqa: S704 - our own files, hashed in the policy
-        scripts=[Markup(each) for each in code],  # noqa: S704
-        **shown,
-    )
+    made.globals.update(version=__version__, scale=colour_scale())
+    return made
 
 
 def _read(name: str) -> str:
