@@ -196,6 +196,10 @@ class Server:
         wait = Wait(task.num_clients, task.least_clients, patience, task.join_timeout)
         there = gather(grid, self.roster, wait)
         self.numbers |= there
+        called = {str(client): self.roster.name(client) for client in there.values()}
+        names = {number: name for number, name in called.items() if name != number}
+        if names:
+            self.run.summary["names"] = self.run.summary.get("names", {}) | names
         return there
 
     def open_round(

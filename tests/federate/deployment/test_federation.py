@@ -32,11 +32,15 @@ def test_a_federation_outlives_its_parts(farm: Farm, real_data: Path) -> None:
     for name in NAMES:
         farm.join(name, "--data", mnist)
 
-    wait_for(lambda: "round 2: clients 0, 1, 2, 3" in farm.log("mnist"), 300, "round 2")
+    wait_for(
+        lambda: "round 2: clients a (0), b (1), c (2), d (3)" in farm.log("mnist"), 300, "round 2"
+    )
     time.sleep(3)  # until the client is at work on it
     farm.kill(farm.client("c"))
     wait_for(
-        lambda: "round 3: clients 0, 1, 3" in farm.log("mnist"), 200, "round 3 without client 2"
+        lambda: "round 3: clients a (0), b (1), d (3)" in farm.log("mnist"),
+        200,
+        "round 3 without client 2",
     )
     time.sleep(3)
     farm.kill(farm.server)
@@ -49,6 +53,7 @@ def test_a_federation_outlives_its_parts(farm: Farm, real_data: Path) -> None:
 
     summary = farm.record("mnist")
     rounds = summary["rounds"]
+    assert summary["names"] == {"0": "a (0)", "1": "b (1)", "2": "c (2)", "3": "d (3)"}
     assert summary["status"] == "complete"
     assert [each["round"] for each in rounds] == [1, 2, 3, 4, 5]
     trained = [sorted(entry["client"] for entry in each["clients"]) for each in rounds]
@@ -99,9 +104,13 @@ def test_machines_of_their_own(network: Network) -> None:
     for name in names:
         network.join(name)
 
-    wait_for(lambda: "round 2: clients 0, 1, 2, 3" in network.log("wide"), 300, "round 2")
+    wait_for(lambda: "round 2: clients north (0), east" in network.log("wide"), 300, "round 2")
     network.cable("south", "down")
-    wait_for(lambda: "round 3: clients 0, 1, 3" in network.log("wide"), 200, "round 3 without it")
+    wait_for(
+        lambda: "round 3: clients north (0), east (1), west (3)" in network.log("wide"),
+        200,
+        "round 3 without it",
+    )
     network.kill(network.server)
     done = network.rounds("wide")
     network.start()

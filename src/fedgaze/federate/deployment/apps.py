@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,11 @@ def conduct(grid: Grid, record: Path) -> None:
     try:
         task = parse_task(run.description["task"], run.directory)
         whole = run.rounds_done >= task.num_rounds
-        server = None if whole else Server(prepare(task), run, _Logged())
+        observer = _Logged()
+        server = None if whole else Server(prepare(task), run, observer)
         if server is not None:
             server.roster = find_roster(task)
+            observer.name = server.roster.name
     except FedgazeError as error:
         LOG.info("the run failed: %s", error)
         run.fail(str(error))
@@ -99,13 +102,20 @@ def conduct(grid: Grid, record: Path) -> None:
 
 
 class _Logged:
-    """Writes what happens, a line each, into the record's ``run.log``."""
+    """Writes what happens, a line each, into the record's ``run.log``.
+
+    Attributes:
+        name: Says what a client is called.
+    """
+
+    def __init__(self) -> None:
+        self.name: Callable[[int], str] = str
 
     def run_started(self, rounds: int, done: int) -> None:
         LOG.info("run of %d rounds, %d of them whole: waits for its clients", rounds, done)
 
     def round_started(self, number: int, clients: list[int]) -> None:
-        LOG.info("round %d: clients %s", number, ", ".join(map(str, clients)))
+        LOG.info("round %d: clients %s", number, ", ".join(map(self.name, clients)))
 
     def client_started(self, client: int, kind: str) -> None:
         """Not known here."""
@@ -114,7 +124,7 @@ class _Logged:
         score = record["global"]
         LOG.info("round %d is whole: accuracy %s", record["round"], score["accuracy"])
         for failure in record["failures"]:
-            LOG.info("  client %s failed: %s", failure["client"], failure["reason"])
+            LOG.info("  client %s failed: %s", self.name(failure["client"]), failure["reason"])
 
     def trouble(self, text: str) -> None:
         LOG.info("%s", text)

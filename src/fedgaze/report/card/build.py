@@ -106,7 +106,8 @@ class Strip:
 def model_card(record: Record, contents: Contents, *, pictures: bool = True) -> Card:
     """Write the card of the merged model after a round.
 
-    Shown are the server's heatmaps and, of clients, only what they shared.
+    Shown are the server's heatmaps and, of clients, only what they shared. A card leaves the house:
+    it names clients by their numbers.
 
     Args:
         record: The run; what came after the round is left out.
@@ -115,7 +116,7 @@ def model_card(record: Record, contents: Contents, *, pictures: bool = True) -> 
     """
     planned = number(record.task.get("num_rounds"))
     unfinished = record.summary.get("status") != "complete"
-    record = record.until(contents.round)
+    record = record.until(contents.round).nameless()
     found: dict[str, bytes] = {}
     strip = _strip(record, found) if pictures else None
     clients = final_table(record)

@@ -76,8 +76,9 @@ def _render(record: Record) -> str:
         final=final_table(record),
         costs=make_costs(record),
         troubles=_troubles(record),
+        versions=[mapping(each) for each in record.summary.get("versions") or []],
         settings=list(_settings(record.task)),
-        chart_data=_chart_data([*learning, *looks], slots, emphasised),
+        chart_data=_chart_data(record, [*learning, *looks], slots, emphasised),
         gallery_data=_gallery_data(gallery),
     )
 
@@ -221,10 +222,15 @@ def _troubles(record: Record) -> list[tuple[int | None, str]]:
         (None, f"The tracker {name} {what}")
         for name, what in mapping(record.summary.get("trackers")).items()
     ]
+    if record.summary.get("status") == "complete":  # until then they wait for their turn
+        troubles += [
+            (each.get("round"), f"Its version is not stored: {each.get('reason')}")
+            for each in map(mapping, record.summary.get("versions_pending") or [])
+        ]
     for round_ in record.rounds:
         entry = record.round(round_)
         troubles += [
-            (round_, f"Client {each.get('client')} failed: {each.get('reason')}")
+            (round_, f"{record.label(each.get('client'))} failed: {each.get('reason')}")
             for each in map(mapping, entry.get("failures") or [])
         ]
         for client in record.clients:
@@ -232,7 +238,7 @@ def _troubles(record: Record) -> list[tuple[int | None, str]]:
             for source, whose in sources.items():
                 failed = record.explanation(round_, client, source).get("failed")
                 if failed:
-                    what = f"The explanation of client {client}{whose} failed: {failed}"
+                    what = f"The explanation of {record.called(client)}{whose} failed: {failed}"
                     troubles.append((round_, what))
         if failed := mapping(entry.get("contribution")).get("failed"):
             troubles.append((round_, f"What each client adds could not be computed: {failed}"))
@@ -252,12 +258,12 @@ def _settings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _chart_data(
-    charts: list[Chart], slots: dict[Any, int], emphasised: list[Any]
+    record: Record, charts: list[Chart], slots: dict[Any, int], emphasised: list[Any]
 ) -> dict[str, Any]:
     def line(series: Series) -> dict[str, Any]:
         merged = series.who is None
         return {
-            "label": "Merged model" if merged else f"Client {series.who}",
+            "label": "Merged model" if merged else record.label(series.who),
             "slot": "merged" if merged else slots[series.who],
             "strong": merged or series.who in emphasised,
             "values": series.values,

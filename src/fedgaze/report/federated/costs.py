@@ -71,7 +71,7 @@ def make_costs(record: Record) -> Costs | None:
     entries: dict[str, dict[int, Mapping[str, Any]]] = {}
     for round_ in record.rounds:
         said = {"Server": record.round(round_)} | {
-            f"Client {client}": record.entry(round_, client) for client in record.clients
+            record.label(client): record.entry(round_, client) for client in record.clients
         }
         for who, one in said.items():
             if system := mapping(one.get("system")):
@@ -81,7 +81,7 @@ def make_costs(record: Record) -> Costs | None:
     if not columns:
         return None
     room = max(1, MOST_ROWS // len(entries))
-    names = ["Server", *(f"Client {client}" for client in record.clients)]
+    names = ["Server", *map(record.label, record.clients)]
     ordered = {who: entries[who] for who in names if who in entries}
     return Costs(
         columns=[each.title for each in columns],

@@ -231,7 +231,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rows = []
     for client in clients:
-        name = f"Client {client}"
+        name = record.label(client)
         about: dict[str, Any] = {"client": name, "slot": slots[client]}
         shots = shots_of(record, record.explanation(round_, client, view.source))
         cells = _cells(record, round_, name, shots, view, labels, album)

@@ -60,6 +60,18 @@ class Record:
         """What the run is called."""
         return str(self.task.get("task_id") or self.path.name)
 
+    @cached_property
+    def _names(self) -> Mapping[str, Any]:
+        return mapping(self.summary.get("names"))
+
+    def called(self, client: Any) -> str:
+        """What a client is called within a sentence."""
+        return str(self._names.get(str(client)) or f"client {client}")
+
+    def label(self, client: Any) -> str:
+        """What a client is called where it stands alone, or begins a sentence."""
+        return str(self._names.get(str(client)) or f"Client {client}")
+
     @property
     def judged_by_clients(self) -> bool:
         """Whether the merged model was judged by the clients, each with layers of its own."""
@@ -86,6 +98,10 @@ class Record:
         """The run as it stood after a round."""
         rounds = [each for each in _rounds(self.summary) if each["round"] <= number_]
         return _record(self.path, {**self.summary, "rounds": rounds})
+
+    def nameless(self) -> "Record":
+        """The same run, its clients known by their numbers only."""
+        return _record(self.path, {**self.summary, "names": {}})
 
     def merged(self, number_: int) -> Mapping[str, Any]:
         """What a round says of the merged model; round 0 is before the first."""

@@ -128,7 +128,7 @@ def _headline(record: Record, found: list[Finding], telling: list[Finding]) -> s
         return "No client’s model stands apart from the others."
     first = telling[0]
     names = {each.measure.name for each in telling if each.client == first.client}
-    who = f"Client {first.client}’s model"
+    who = f"{record.label(first.client)}’s model"
     if "mark_mass" in names:
         return f"{who} looks at the lower right corner."
     return {
@@ -140,7 +140,7 @@ def _headline(record: Record, found: list[Finding], telling: list[Finding]) -> s
 
 
 def _sentence(finding: Finding, record: Record) -> str:
-    who, others = f"client {finding.client}", finding.others
+    who, others = record.called(finding.client), finding.others
     value = shown(finding.value, finding.measure.unit)
     body = {
         "mark_drop": f"Take the mark away, and the right class loses {value} of probability at "
@@ -165,7 +165,7 @@ def _sentence(finding: Finding, record: Record) -> str:
 def _against_plan(record: Record, suspects: list[Any], found: list[Finding]) -> str | None:
     if not record.planted:
         return None
-    who = join([f"client {each}" for each in record.planted])
+    who = join(list(map(record.called, record.planted)))
     plan = f"The task planted a mark in the data of {who}, on purpose"
     if not found:
         return f"{plan}; nothing was measured that could show it."
@@ -173,5 +173,5 @@ def _against_plan(record: Record, suspects: list[Any], found: list[Finding]) -> 
         return f"{plan}: the measurements single out the right one."
     if not suspects:
         return f"{plan}; the measurements of the last round do not single it out."
-    others = join([f"client {each}" for each in suspects])
+    others = join(list(map(record.called, suspects)))
     return f"{plan}; what stands apart in the measurements is {others}."
