@@ -4,14 +4,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check federation bench agreement clean
+.PHONY: demo test slow check federation bench agreement clean
 
 demo: $(READY)
 	$(BIN)/fedgaze demo --output runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --cov --cov-report=
 	$(BIN)/coverage report --include='src/fedgaze/xai/*' --fail-under=95
+
+# Servers, clients and power cuts, real disks that fill up: a quarter of an hour.
+slow: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 check: $(READY)
 	$(BIN)/ruff check
