@@ -85,3 +85,36 @@ def test_evaluate_does_not_touch_batchnorm() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     evaluate(model, IMAGES)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_evaluate_judges_the_model_as_it_is_now() -> None:
+    """Whatever way its weights were changed since it was judged last."""
+    torch.manual_seed(3)
+    images = StackedImages(torch.rand(80, 3, 16, 16), torch.arange(80) % 4)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)),
+    )
+
+    def by_hand() -> tuple[float, float]:
+        with torch.no_grad():
+            logits = model.eval()(images.pixels.float())
+            hits = (logits.argmax(1) == images.labels).float().mean()
+            return hits.item(), F.cross_entropy(logits, images.labels).item()
+
+    seen = []
+    for change in (
+        lambda: None,
+        lambda: train(model, images, epochs=1, batch_size=16, learning_rate=0.1),
+        lambda: [p.data.mul_(1.5) for p in model.parameters()],
+        lambda: model.load_state_dict({k: v / 2 for k, v in model.state_dict().items()}),
+        lambda: setattr(model, "8", nn.Linear(16, 4)),
+    ):
+        change()
+        accuracy, loss = by_hand()
+        score = evaluate(model, images)
+        assert score.accuracy == accuracy
+        assert score.loss == pytest.approx(loss, abs=1e-5)
+        seen.append(loss)
+    assert len({round(loss, 3) for loss in seen}) == 5

@@ -84,21 +84,26 @@ def train(
     return Score(hits.item() / count, losses.item() / count)
 
 
-def evaluate(model: nn.Module, images: Images, batch_size: int = 256) -> Score:
+def evaluate(model: nn.Module, images: Images, batch_size: int = 128) -> Score:
     """Accuracy and loss of a model in eval mode, in which it is left.
+
+    Where that is faster a copy runs in its place; see :func:`fedgaze.xai.fast.prepare`.
 
     Args:
         model: Where it is, the images go.
         images: At least one.
         batch_size: Images a forward pass.
     """
+    from fedgaze.xai.fast import prepare
+
     device = next(model.parameters()).device
     model.eval()
     hits = losses = torch.zeros((), device=device)
+    runner = prepare(model, images[torch.zeros(1, dtype=torch.long)].to(device), (), "fast")
     with torch.no_grad():
         for indices in torch.arange(len(images.labels)).split(batch_size):
             labels = images.labels[indices].to(device)
-            logits = logits_of(model(images[indices].to(device)))
+            logits = logits_of(runner.model(runner.images(images[indices].to(device))))
             hits = hits + (logits.argmax(1) == labels).sum()
             losses = losses + F.cross_entropy(logits, labels, reduction="sum")
     count = len(images.labels)
