@@ -186,13 +186,19 @@ def extra_memory(plain: Run, run: Run, times: int = 5) -> float:
     return (peak(run, times) - forward) / MIB
 
 
-def alone(script: str, options: argparse.Namespace, **what: Any) -> Any:
+def alone(
+    script: str,
+    options: argparse.Namespace,
+    *,
+    allocator: Mapping[str, str] = ALLOCATOR,
+    **what: Any,
+) -> Any:
     """Measure in a process of its own: the script runs with `--alone`, and prints JSON last."""
     command = [sys.executable, script, "--alone", json.dumps(what)]
     command += ["--threads", str(options.threads), "--repeats", str(options.repeats)]
     command += ["--quick"] if options.quick else []
     done = subprocess.run(
-        command, env=os.environ | ALLOCATOR, stdout=subprocess.PIPE, text=True, check=False
+        command, env={**os.environ, **allocator}, stdout=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{Path(script).name} failed on {what}")

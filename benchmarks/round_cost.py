@@ -16,6 +16,7 @@ Flower's own SuperNodes, which start a process, and import torch, for each messa
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import socket
@@ -26,88 +27,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from common import DATA, Report, alone, begin, parser, tell
-
-CLIENTS, BATCH, RATE = 2, 64, 1e-3
-Clock = Callable[[], float]
-
-
-@lru_cache(maxsize=1)
-def images(count: int) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
-    """The clients' training images and the test images, as float32 and labels."""
-    from fedgaze.data import load_dataset, partition
-
-    data = load_dataset("mnist", DATA / "mnist", 42)
-    parts = partition(data.train.labels, CLIENTS, "iid", seed=42)
-    # fedgaze keeps a fifth for validation: the same number is trained on.
-    own = [part[: count * 4 // 5] for part in parts]
-    trained = [(data.train[part], data.train.labels[part]) for part in own]
-    return trained, (data.test[torch.arange(len(data.test.labels))], data.test.labels)
-
-
-def network() -> nn.Module:
-    from fedgaze.models import DigitsNet
-
-    torch.manual_seed(42)
-    return DigitsNet()
-
-
-def bare_client(count: int) -> ClientApp:
-    """What a Flower user writes: train, and send the weights back."""
-    app = ClientApp()
-
-    @app.train()
-    def _train(message: Message, context: Context) -> Message:
-        pixels, labels = images(count)[0][int(context.node_config["partition-id"])]
-        torch.set_num_threads(1)
-        model = network()
-        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
-        optimiser = torch.optim.Adam(model.parameters(), lr=RATE)
-        model.train()
-        for chosen in torch.randperm(len(labels)).split(BATCH):
-            optimiser.zero_grad()
-            F.cross_entropy(model(pixels[chosen]), labels[chosen]).backward()
-            optimiser.step()
-        metrics = MetricRecord({"num-examples": len(labels)})
-        arrays = ArrayRecord(model.state_dict())
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
-
-    return app
-
-
-def bare_server(grid: Grid, count: int, rounds: int, clock: Clock) -> list[float]:
-    """Carry out rounds, and return when each was over."""
-    pixels, labels = images(count)[1]
-    over: list[float] = []
-
-    def judge(number: int, arrays: ArrayRecord) -> MetricRecord:
-        model = network()
-        model.load_state_dict(arrays.to_torch_state_dict())
-        model.eval()
-        with torch.no_grad():
-            hits = sum(
-                int((model(part).argmax(1) == known).sum())
-                for part, known in zip(pixels.split(256), labels.split(256), strict=True)
-            )
-        over.append(clock())
-        return MetricRecord({"accuracy": hits / len(labels), "round": number})
-
-    strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS)
-    strategy.start(grid, ArrayRecord(network().state_dict()), num_rounds=rounds, evaluate_fn=judge)
-    return over
+import bare_app
+from bare_app import BATCH, CLIENTS, RATE, Clock
+from common import DATA, STEADY, Report, alone, begin, parser, tell
 
 
 class Timed:
@@ -172,6 +102,7 @@ def rounds_of(what: dict[str, Any]) -> list[float]:
     engine, count, rounds = what["engine"], what["count"], what["rounds"]
     clock: Clock = time.process_time if engine == "local" else time.perf_counter
     torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     if what["app"] == "bare":
         over = bare_on(engine, count, rounds, clock)
     else:
@@ -189,21 +120,22 @@ def bare_on(engine: str, count: int, rounds: int, clock: Clock) -> list[float]:
     if engine == "local":
         from fedgaze.federate.grid import LocalGrid
 
-        grid = LocalGrid(bare_client(count), CLIENTS, Timed(clock).client_started)
-        return bare_server(grid, count, rounds, clock)[1:]
+        grid = LocalGrid(bare_app.client(count), CLIENTS, Timed(clock).client_started)
+        return bare_app.serve(grid, count, rounds, clock)[1:]
     from flwr.simulation import run_simulation
 
     over: list[float] = []
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # Ray's processes import the app
     app = ServerApp()
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
         del context
-        over.extend(bare_server(grid, count, rounds, clock)[1:])
+        over.extend(bare_app.serve(grid, count, rounds, clock)[1:])
 
     run_simulation(
         server_app=app,
-        client_app=bare_client(count),
+        client_app=bare_app.client(count),
         num_supernodes=CLIENTS,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0}},
     )
@@ -252,13 +184,22 @@ def on_a_server(what: dict[str, Any]) -> list[float]:
             else:
                 nodes.append(supernode(folder, address, number))
         summary = folder / "runs" / "cost" / "summary.json"
-        while (record := json.loads(summary.read_text()))["status"] == "running":
+        while (record := known(summary))["status"] == "running":
             time.sleep(0.5)
         for node in nodes:
             node.terminate()
             node.wait()
     shutil.rmtree(folder)
     return [each["seconds"] for each in record["rounds"][1:]]
+
+
+def known(summary: Path) -> dict[str, Any]:
+    """A run's record, which begins some time after its server."""
+    try:
+        found: dict[str, Any] = json.loads(summary.read_text())
+    except FileNotFoundError:
+        return {"status": "running"}
+    return found
 
 
 def supernode(folder: Path, address: str, number: int) -> "subprocess.Popen[bytes]":
@@ -286,7 +227,7 @@ def turns(options: argparse.Namespace, variants: list[dict[str, Any]]) -> list[f
     taken: list[list[float]] = [[] for _ in variants]
     for _ in range(1 if options.quick else 3):
         for seconds, what in zip(taken, variants, strict=True):
-            seconds.extend(alone(__file__, options, **what))
+            seconds.extend(alone(__file__, options, allocator=STEADY, **what))
     return [statistics.median(seconds) for seconds in taken]
 
 
