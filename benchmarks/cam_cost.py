@@ -190,7 +190,12 @@ def part_of(model: str, batch: int, options: argparse.Namespace) -> Report:
     for (library, method), ratio in measure_time(model, batch, repeats).items():
         cells = ["", ""]
         if library == FEDGAZE or method == "gradcam":
-            what = {"library": library, "method": method, "model": model, "batch": batch}
+            what: dict[str, Any] = {
+                "library": library,
+                "method": method,
+                "model": model,
+                "batch": batch,
+            }
             many = later if library == FEDGAZE and method == "gradcam" else 0
             found = alone(__file__, options, **what, later=many)
             cells = [f"{each:,.0f} MiB" for each in found[: 1 + bool(many)]]

@@ -1,6 +1,7 @@
 """The client: trains on its own images, judges and explains itself, and says what it may say."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 
 from fedgaze.config import Share, Task
 from fedgaze.data import Images, PlantedImages, hold_back, probe_indices
@@ -45,7 +47,9 @@ SHARE_LIMIT = 512 * 1024
 """Bytes of pictures and maps that one reply carries at most: Flower's state is no file store."""
 
 
-def client_app(task: Task, home: Path, terms: Terms = NO_TERMS) -> ClientApp:
+def client_app(
+    task: Task, home: Path, terms: Terms = NO_TERMS, mods: Sequence[Mod] = ()
+) -> ClientApp:
     """Flower's ClientApp for a task.
 
     Args:
@@ -53,11 +57,12 @@ def client_app(task: Task, home: Path, terms: Terms = NO_TERMS) -> ClientApp:
         home: Where clients keep their files: each in ``clients/client_<c>`` and, for heatmaps,
             in the task's ``xai.save_dir``.
         terms: What holds beyond the task.
+        mods: What is done to every message and its answer on the way.
     """
     task = task.model_copy(update={"xai": task.xai.capped(terms.share)}).in_directory(
         task.directory
     )
-    app = ClientApp()
+    app = ClientApp(mods=list(mods))
 
     def client(context: Context) -> Client:
         return Client(setup_of(task, terms.classes), int(context.node_config["partition-id"]), home)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from fedgaze.federate.deployment import host, manager, superlink, worker
-from fedgaze.federate.deployment.flower import exit_with_parent
+from fedgaze.federate.deployment.flower import exit_with_parent, run_supernode
 
 
 def _superlink(words: list[str]) -> None:
@@ -14,11 +14,8 @@ def _superlink(words: list[str]) -> None:
 
 
 def _supernode(words: list[str]) -> None:
-    from flwr.supernode.cli import flower_supernode
-
     exit_with_parent(os.getppid())
-    sys.argv[1:] = words
-    flower_supernode()
+    run_supernode(words)
 
 
 PARTS = {

@@ -16,6 +16,7 @@ from fedgaze.federate.client import Terms, client_app
 from fedgaze.federate.deployment.asks import put_question
 from fedgaze.federate.deployment.bundle import ASK, RECORD, client_task
 from fedgaze.federate.deployment.flower import exit_with_parent
+from fedgaze.federate.deployment.parcels import ParcelGrid, answer_parcels
 from fedgaze.federate.deployment.roster import find_roster
 from fedgaze.federate.ordered import PromptGrid
 from fedgaze.federate.run import carry_out, close_record
@@ -41,7 +42,7 @@ def bundled_server_app() -> ServerApp:
         exit_with_parent(os.getppid())
         record, asked = (str(context.run_config[key]) for key in (RECORD, ASK))
         if asked:
-            put_question(PromptGrid(grid), Path(record), Path(asked))
+            put_question(PromptGrid(ParcelGrid(grid)), Path(record), Path(asked))
         else:
             conduct(grid, Path(record))
 
@@ -58,7 +59,7 @@ def bundled_client_app(folder: Path) -> ClientApp:
     data = os.environ.get(CLIENT_DATA)
     home = Path(os.environ.get(CLIENT_HOME, folder / "client"))
     task, classes = client_task(folder, Path(data) if data else None)
-    return client_app(task, home, Terms(classes=classes))
+    return client_app(task, home, Terms(classes=classes), [answer_parcels])
 
 
 def conduct(grid: Grid, record: Path) -> None:
@@ -90,7 +91,7 @@ def conduct(grid: Grid, record: Path) -> None:
             close_record(run, task)
         else:
             main = server.main
-            carry_out(server, lambda: main(PromptGrid(grid)))
+            carry_out(server, lambda: main(PromptGrid(ParcelGrid(grid))))
     except FedgazeError as error:
         LOG.info("the run failed: %s", error)
         raise

@@ -27,6 +27,7 @@ from fedgaze.federate.deployment.bundle import RECORD, check_trust, client_task,
 from fedgaze.federate.deployment.door import answer_on_loopback, loopback_app
 from fedgaze.federate.deployment.flower import NodeTasks, Work, exit_with_parent
 from fedgaze.federate.deployment.homes import ClientHome
+from fedgaze.federate.deployment.parcels import answer_parcels
 from fedgaze.federate.deployment.processes import loopback_socket, note_owner, owner_of
 
 __all__ = ["Worker", "main", "serve"]
@@ -169,7 +170,8 @@ class Worker:
 @lru_cache(maxsize=4)
 def _app(place: Path, data: Path | None, runs: Path, record: str, share: Share) -> ClientApp:
     task, classes = client_task(place, data)
-    return client_app(task, runs / f"{task.task_id}-{record}", Terms(share, classes))
+    home = runs / f"{task.task_id}-{record}"
+    return client_app(task, home, Terms(share, classes), [answer_parcels])
 
 
 class Start(BaseModel):

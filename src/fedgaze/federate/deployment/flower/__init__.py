@@ -9,6 +9,7 @@ from fedgaze.federate.deployment.flower.superlink import (
     node_headers,
     node_of_headers,
 )
+from fedgaze.federate.deployment.flower.supernode import Pace, run_supernode
 from fedgaze.federate.deployment.flower.tasks import NodeTasks, Work
 
 __all__ = [
@@ -17,11 +18,13 @@ __all__ = [
     "Flower",
     "Node",
     "NodeTasks",
+    "Pace",
     "Work",
     "build_bundle",
     "exit_with_parent",
     "make_superlink",
     "node_headers",
     "node_of_headers",
+    "run_supernode",
     "unpack_bundle",
 ]
