@@ -34,6 +34,9 @@ SCRIPTS = (
     "ground_truth",
     "explain_command",
     "leak",
+    "round_cost",
+    "many_clients",
+    "soak",
 )
 PACKAGES = ("torch", "torchvision", "numpy", "captum", "grad-cam", "torchcam", "quantus", "fedgaze")
 # What says how fast a processor can be at this kind of work.

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -23,6 +24,8 @@ from common import MIB, Report, begin, parser, tell
 
 NAMES = "abcd"
 GROWTH = 16.0
+"""MiB in a hundred rounds: less than what an allocator keeps or gives back in between."""
+NOTHING: dict[str, Any] = {"rounds": [], "status": "running"}
 PARTS = (
     "superlink",
     "flower-superexec",
@@ -82,7 +85,7 @@ def soak(folder: Path, rounds: int) -> dict[str, list[float]]:
     held: dict[str, list[float]] = defaultdict(list)
     seen, summary = 0, folder / "runs" / "soak" / "summary.json"
     while True:
-        record = json.loads(summary.read_text())
+        record = json.loads(summary.read_text()) if summary.exists() else NOTHING
         if len(record["rounds"]) > seen:
             seen = len(record["rounds"])
             for name, process in processes(folder).items():

@@ -26,6 +26,7 @@ from tests.federate.deployment.conftest import Farm, wait_for
 
 from fedgaze.federate.deployment.homes import ClientHome
 from fedgaze.federate.deployment.keys import read_node_key
+from fedgaze.federate.deployment.parcels import opened, parcelled
 from fedgaze.federate.deployment.service import join_server
 from fedgaze.store import load_tensors
 
@@ -81,6 +82,15 @@ def gigantic(content: RecordDict) -> RecordDict:
     return reply(arrays(content) | {"more": np.zeros(4_000_000, np.float32)})
 
 
+def in_a_parcel(content: RecordDict) -> RecordDict:
+    return parcelled(not_finite(content))
+
+
+def no_parcel(content: RecordDict) -> RecordDict:
+    [key] = parcelled(content).array_records["arrays"]
+    return reply({key: np.arange(99, dtype=np.uint8)})
+
+
 def says_an_error(content: RecordDict) -> Error:
     del content
     return Error(code=2, reason="out of memory\n" * 100)
@@ -96,6 +106,8 @@ ACTS: list[tuple[Act, str]] = [
     (wrong_keys, "the weights lack"),
     (wrong_type, "is torch.float64"),
     (no_samples, "num-examples=-5 is no count of samples"),
+    (in_a_parcel, "holds a value that is not finite"),
+    (no_parcel, "the weights lack"),
     (no_weights, "lacks weights or metrics"),
     (says_an_error, "out of memory"),
     (gigantic, ""),
@@ -128,7 +140,7 @@ class BadClient:
                 whole: Any = inflate_object_from_contents(tree.object_id, contents)
                 confirm(run, message.metadata.message_id)
                 TaskIdentity.run_id, TaskIdentity.node_id = run, message.metadata.dst_node_id
-                answer = next(acts)(whole.content)
+                answer = next(acts)(opened(whole.content))
                 if answer is not None:
                     self._send(Message(answer, reply_to=message), send, push)
 
