@@ -9,7 +9,7 @@ from tests.federate.deployment.conftest import Farm, wait_for
 
 from fedgaze.store import load_tensors
 
-KILLS, ROUNDS = 10, 6
+ROUNDS = 30
 
 
 @pytest.mark.slow
@@ -35,8 +35,14 @@ def test_ten_random_moments(farm: Farm) -> None:
     whole: list[dict[str, object]] = []
     victims = ["all"] * 4 + ["superlink"] * 3 + ["flwr-serverapp"] * 3
     draw.shuffle(victims)
-    for victim in victims:
-        time.sleep(draw.uniform(0, 8))
+    for number, victim in enumerate(victims):
+        if number % 3:  # within a round; else at whatever it does, which mostly is to begin
+            begun = farm.log("killed").count(": clients ")
+            wait_for(
+                lambda begun=begun: farm.log("killed").count(": clients ") > begun, 150, "a round"
+            )
+        time.sleep(draw.uniform(0, 6))
+        assert farm.rounds("killed") < ROUNDS, "there is nothing left to disturb"
         if victim == "all":
             farm.kill(farm.server)
         else:
@@ -51,8 +57,8 @@ def test_ten_random_moments(farm: Farm) -> None:
         record = farm.record("killed")  # readable at any moment
         assert record["rounds"][: len(whole)] == whole, "a finished round was lost or changed"
         whole = record["rounds"]
-        for number in range(1, len(whole) + 1):
-            load_tensors(path.parent / "checkpoints" / f"round_{number}.safetensors")
+        for each in range(1, len(whole) + 1):
+            load_tensors(path.parent / "checkpoints" / f"round_{each}.safetensors")
         if victim == "all":
             farm.start()
     wait_for(lambda: farm.record("killed")["status"] == "complete", 300, "the end")

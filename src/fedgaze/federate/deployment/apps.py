@@ -16,8 +16,10 @@ from fedgaze.federate.client import Terms, client_app
 from fedgaze.federate.deployment.asks import put_question
 from fedgaze.federate.deployment.bundle import ASK, RECORD, client_task
 from fedgaze.federate.deployment.flower import exit_with_parent
+from fedgaze.federate.deployment.homes import ServerHome
 from fedgaze.federate.deployment.parcels import ParcelGrid, answer_parcels
-from fedgaze.federate.deployment.roster import find_roster
+from fedgaze.federate.deployment.processes import note_owner
+from fedgaze.federate.deployment.roster import SERVER_HOME, find_roster
 from fedgaze.federate.ordered import PromptGrid
 from fedgaze.federate.run import carry_out, close_record
 from fedgaze.federate.server import Server
@@ -44,6 +46,9 @@ def bundled_server_app() -> ServerApp:
         if asked:
             put_question(PromptGrid(ParcelGrid(grid)), Path(record), Path(asked))
         else:
+            if place := os.environ.get(SERVER_HOME):
+                attempt = ServerHome(Path(place)).attempt(Path(record).name)
+                note_owner(attempt, run=context.run_id)
             conduct(grid, Path(record))
 
     return app

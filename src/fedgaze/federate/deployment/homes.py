@@ -123,6 +123,10 @@ class ServerHome(_Home):
         """What the server was asked to run."""
         return self.path / "jobs"
 
+    def attempt(self, name: str) -> Path:
+        """Where the process that carries out a run notes itself."""
+        return self.jobs / f"{name}.owner"
+
     def settings(self) -> ServerSettings:
         """How the server was started.
 

@@ -10,6 +10,7 @@ from fedgaze.errors import FedgazeError, nearest
 from fedgaze.federate.deployment.bundle import ASK, RECORD, SIGNATURE, pack_task, signature_of
 from fedgaze.federate.deployment.flower import Control
 from fedgaze.federate.deployment.homes import ServerHome
+from fedgaze.federate.deployment.processes import owner_of
 from fedgaze.store import Run, write_bytes, write_json
 
 __all__ = ["Job", "Jobs"]
@@ -150,7 +151,7 @@ class Jobs:
         """
         if job.status != "running":
             return job
-        if job.run and not fresh and control.status(job.run)[0] != "finished":
+        if job.run and not fresh and self._goes_on(job, control):
             return job
         if fresh:
             if job.run and control.status(job.run)[0] != "finished":
@@ -161,6 +162,23 @@ class Jobs:
             _close(job, f"{ATTEMPTS} attempts ended without a new round; see the server's log")
             return job
         return self.start(job, control)
+
+    def _goes_on(self, job: Job, control: Control) -> bool:
+        """Whether an attempt is not over; that a process is gone, Flower notices after a minute."""
+        gone = self._is_gone(job)  # before the question: who ends well says so, and then goes
+        if control.status(job.run)[0] == "finished":
+            return False
+        if gone:
+            control.stop(job.run)
+        return not gone
+
+    def _is_gone(self, job: Job) -> bool:
+        owner = self._home.attempt(job.name)
+        try:
+            noted = json.loads(owner.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False  # it has not begun
+        return noted.get("run") == job.run and owner_of(owner) is None
 
     def _bundle(self, job: Job) -> Path:
         return self._home.jobs / f"{job.name}.fab"
