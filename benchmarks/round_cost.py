@@ -225,7 +225,7 @@ def supernode(folder: Path, address: str, number: int) -> "subprocess.Popen[byte
 def turns(options: argparse.Namespace, variants: list[dict[str, Any]]) -> list[float]:
     """The median round of each variant; they take turns, each in a process of its own."""
     taken: list[list[float]] = [[] for _ in variants]
-    for _ in range(1 if options.quick else 3):
+    for _ in range(1 if options.quick else 2):
         for seconds, what in zip(taken, variants, strict=True):
             seconds.extend(alone(__file__, options, allocator=STEADY, **what))
     return [statistics.median(seconds) for seconds in taken]
@@ -238,7 +238,7 @@ def main() -> None:
         what = json.loads(options.alone)
         print(json.dumps(on_a_server(what) if "launcher" in what else rounds_of(what)))
         return
-    count, rounds = (2000, 3) if options.quick else (10000, 6)
+    count, rounds = (2000, 3) if options.quick else (10000, 5)
     report = Report(
         "A federated round",
         f"{CLIENTS} clients with {count:,} images of MNIST each, one local epoch. Seconds a round; "
