@@ -3,12 +3,11 @@
     python benchmarks/soak.py [--quick] [--rounds 100]
 
 A server with TLS and four clients, as people start them. After each round the resident memory of
-every process is taken down. What counts is the line through the second half of the rounds: how much
-each process would grow in another hundred.
+every process is taken down. What counts is the second half of the rounds: how much each process
+would grow in another hundred.
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import psutil
 import yaml
+from scipy.stats import theilslopes
 
 from common import MIB, Report, begin, parser, tell
 
@@ -62,9 +62,9 @@ def processes(folder: Path) -> dict[str, psutil.Process]:
 
 
 def slope(values: list[float]) -> float:
-    """MiB in a hundred rounds, by the line through the second half."""
+    """MiB in a hundred rounds: the median of the slopes between any two of the second half."""
     half = values[len(values) // 2 :]
-    return statistics.linear_regression(range(len(half)), half).slope * 100
+    return float(theilslopes(half).slope) * 100
 
 
 def soak(folder: Path, rounds: int) -> dict[str, list[float]]:
