@@ -29,7 +29,7 @@ def values(record: ArrayRecord) -> dict[str, Any]:
 
 def equal(one: ArrayRecord, two: ArrayRecord) -> bool:
     left, right = values(one), values(two)
-    return left.keys() == right.keys() and all(
+    return list(left) == list(right) and all(
         (left[name].dtype, left[name].shape, left[name].tobytes())
         == (right[name].dtype, right[name].shape, right[name].tobytes())
         for name in left
@@ -68,6 +68,7 @@ def test_a_model_is_one_array_on_its_way_and_itself_at_both_ends() -> None:
     assert list(load(next(iter(values(one["arrays"]).values())).tobytes())) != []
     nodes.answers = [Message(one, 1, "train")]
     [answer] = grid.pull_messages(["id"])
+    assert list(answer.content.array_records["arrays"]) == list(state), "in the same order"
     found = unpack(answer.content.array_records["arrays"], state)
     assert all(torch.equal(found[name], state[name]) for name in state)
 

@@ -22,6 +22,7 @@ def parcelled(content: RecordDict, made: Made | None = None) -> RecordDict:
     """A message's content with each record of several arrays as a record of one.
 
     That one holds the arrays as a safetensors file; what such a file cannot hold stays as it is.
+    Names are numbered: the file keeps no order, and norms, noise and sums hang on it.
 
     Args:
         content: Is not changed.
@@ -43,7 +44,12 @@ def _parcel(record: ArrayRecord, made: Made) -> ArrayRecord:
     if id(record) not in made:
         try:
             # Of an array in Fortran's order, safetensors would write the bytes as they lie.
-            file = save({name: np.asarray(a.numpy(), order="C") for name, a in record.items()})
+            file = save(
+                {
+                    f"{i:06d} {name}": np.asarray(array.numpy(), order="C")
+                    for i, (name, array) in enumerate(record.items())
+                }
+            )
         except SafetensorError:
             return record
         made[id(record)] = ArrayRecord({KEY: Array(np.frombuffer(file, dtype=np.uint8))})
@@ -69,7 +75,7 @@ def _open(record: ArrayRecord) -> ArrayRecord:
         found = load(record[KEY].numpy().tobytes())
     except (SafetensorError, ValueError, KeyError, OSError, EOFError, TypeError) as error:
         raise FedgazeError(f"the arrays cannot be read: {error}") from None
-    return ArrayRecord({name: Array(value) for name, value in found.items()})
+    return ArrayRecord({name.partition(" ")[2]: Array(found[name]) for name in sorted(found)})
 
 
 def answer_parcels(message: Message, context: Context, handle: ClientAppCallable) -> Message:
