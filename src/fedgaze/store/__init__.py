@@ -1,40 +1,5 @@
 """What lasts: files that are whole or not there, and the record of a run."""
 
-from fedgaze.store.files import (
-    atomic,
-    load_tensors,
-    no_room,
-    save_tensors,
-    write_bytes,
-    write_json,
-    write_text,
-)
-from fedgaze.store.outputs import OutputFolder, write_folder
-from fedgaze.store.run import Run, checkpoint_of, find_run, task_directory, unfinished_runs
-from fedgaze.store.storage import check_storage
-from fedgaze.store.tracking import TRACKERS, Tracker, check_tracker, open_tracker
-from fedgaze.store.versions import Versions, not_stored
+import lazy_loader
 
-__all__ = [
-    "TRACKERS",
-    "OutputFolder",
-    "Run",
-    "Tracker",
-    "Versions",
-    "atomic",
-    "check_storage",
-    "check_tracker",
-    "checkpoint_of",
-    "find_run",
-    "load_tensors",
-    "no_room",
-    "not_stored",
-    "open_tracker",
-    "save_tensors",
-    "task_directory",
-    "unfinished_runs",
-    "write_bytes",
-    "write_folder",
-    "write_json",
-    "write_text",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fedgaze.errors import FedgazeError
+
+if TYPE_CHECKING:  # processes that only supervise others need no torch
+    from torch import Tensor
 
 __all__ = [
     "atomic",
@@ -63,7 +64,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None
 ) -> None:
     """Write tensors as safetensors, atomically."""
     from safetensors.torch import save
@@ -71,7 +72,7 @@ def save_tensors(
     write_bytes(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> "dict[str, Tensor]":
     """Read a safetensors file, on the CPU.
 
     Raises:

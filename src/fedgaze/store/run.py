@@ -16,13 +16,15 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from fedgaze.errors import FedgazeError, nearest
 from fedgaze.store.files import no_room, save_tensors, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Run", "checkpoint_of", "find_run", "task_directory", "unfinished_runs"]
 
@@ -128,7 +130,10 @@ class Run:
         return checkpoint_of(self.path, number)
 
     def commit(
-        self, record: dict[str, Any], weights: Mapping[str, Tensor], state: Mapping[str, Tensor]
+        self,
+        record: dict[str, Any],
+        weights: "Mapping[str, Tensor]",
+        state: "Mapping[str, Tensor]",
     ) -> None:
         """Write a whole round: weights, then the strategy's state, then the summary.
 

@@ -9,13 +9,13 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from fedgaze.config import Task
 from fedgaze.errors import FedgazeError, nearest
-from fedgaze.federate.deployment import host, manager, worker
+from fedgaze.federate.deployment import host, manager
 from fedgaze.federate.deployment.homes import ClientHome, ClientSettings, ServerHome, ServerSettings
 from fedgaze.federate.deployment.host import control_of, prepare_home
 from fedgaze.federate.deployment.jobs import Job, Jobs
@@ -23,10 +23,10 @@ from fedgaze.federate.deployment.manager import Own
 from fedgaze.federate.deployment.processes import detach, free_port, owner_of, part
 from fedgaze.federate.deployment.processes import stop as stop_process
 from fedgaze.federate.deployment.registry import Registry, read_invite
-from fedgaze.federate.division import describe_split
-from fedgaze.federate.server import Observer
-from fedgaze.federate.setup import prepare
 from fedgaze.store import Run
+
+if TYPE_CHECKING:  # here and below: most of these commands need no torch
+    from fedgaze.federate.server import Observer
 
 __all__ = [
     "Listening",
@@ -144,6 +144,9 @@ def submit(home: ServerHome, task: Task) -> Job:
     Raises:
         FedgazeError: The task cannot be carried out.
     """
+    from fedgaze.federate.division import describe_split
+    from fedgaze.federate.setup import prepare
+
     task = task.on_a_server()
     setup = prepare(task)
     settings = home.settings()
@@ -190,7 +193,7 @@ def resubmit(home: ServerHome, name: str) -> Job:
     return Jobs(home).forgive(job)
 
 
-def follow(job: Job, observer: Observer) -> Run:
+def follow(job: Job, observer: "Observer") -> Run:
     """Watch a run from outside until it is over.
 
     Args:
@@ -321,6 +324,8 @@ def manage_client(home: ClientHome, port: int | None) -> None:
 
 def work_for(home: ClientHome, port: int | None) -> None:
     """Be the working process of a client, until told to stop."""
+    from fedgaze.federate.deployment import worker
+
     worker.serve(home, port)
 
 
