@@ -15,7 +15,7 @@ test: $(READY)
 
 # Servers, clients and power cuts, real disks that fill up: a quarter of an hour.
 slow: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 20 -m slow
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -19,6 +19,13 @@ import yaml
 Condition = Callable[[], Any]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup` one federation at a time: two are too much for two cores."""
+    for item in items:
+        if {"farm", "network"}.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("federation"))
+
+
 def wait_for(condition: Condition, seconds: float, what: str) -> Any:
     """Wait until something is true, and return it."""
     end = time.monotonic() + seconds

@@ -246,3 +246,33 @@ def test_a_paused_client_is_waited_for_by_nobody(farm: Farm) -> None:
         assert failure["reason"].startswith(("no answer", "was not connected", "Error: Node"))
         assert [entry["client"] for entry in each["clients"]] == [0, 2]
     assert Path(farm.client("b") / "client.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_supernode_that_ends_is_started_again(farm: Farm) -> None:
+    """It listens on another port then; the worker, which goes on with the run, is told."""
+    task = farm.task(
+        task_id="ended",
+        model={"_target_": "fedgaze.models.DigitsNet"},
+        dataset={"name": "digits", "partition": "iid", "classes": ["1", "4"]},
+        num_clients=2,
+        num_rounds=60,
+        round_timeout=60,
+        min_clients=1,
+        gate={"floor": 1},
+        xai={"enabled": False},
+    )
+    farm.start("--task", task)
+    farm.join("a")
+    farm.join("b")
+    wait_for(lambda: farm.rounds("ended") >= 2, 120, "two rounds")
+    farm.part(farm.client("b"), "supernode").terminate()
+
+    def clients() -> list[list[int]]:
+        rounds = farm.record("ended")["rounds"]
+        return [[entry["client"] for entry in each["clients"]] for each in rounds]
+
+    wait_for(lambda: [0] in clients(), 100, "a round without it")
+    between = len(clients())
+    wait_for(lambda: [0, 1] in clients()[between:], 100, "its return")

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def bundled_server_app() -> ServerApp:
         else:
             if place := os.environ.get(SERVER_HOME):
                 attempt = ServerHome(Path(place)).attempt(Path(record).name)
-                note_owner(attempt, run=context.run_id)
+                with suppress(OSError):  # only so that its end is noticed sooner
+                    note_owner(attempt, run=context.run_id)
             conduct(grid, Path(record))
 
     return app

@@ -214,9 +214,10 @@ class Manager:
             self.worker = self._worker.get(self._worker_url("/online")).raise_for_status().json()
             working = self.worker["operation"]
             if self.run is not None and self.server == "connected":
-                if working is None or working["run"] != self.run:
-                    runtime = f"127.0.0.1:{self._runtime}"
-                    self._post("/start", {"run": self.run, "runtime": runtime})
+                # A SuperNode that was started again listens on another port.
+                wanted = {"run": self.run, "runtime": f"127.0.0.1:{self._runtime}"}
+                if working is None or not wanted.items() <= working.items():
+                    self._post("/start", wanted)
             elif working is not None and (self.server == "connected" or self._away() > AWAY):
                 self._post("/finish", {})
         except httpx.HTTPError as error:

@@ -47,9 +47,12 @@ class Operation:
         seconds: How long it was at work on messages.
         messages: How many it answered.
         failures: Why it failed, for each that it could not answer.
+        runtime: ``host:port`` where it looks for messages; another one each time that the
+            SuperNode was started again.
     """
 
     run: str
+    runtime: str
     began: float
     seconds: float
     messages: int
@@ -59,6 +62,7 @@ class Operation:
         """As a line of ``operations.jsonl`` and in answers."""
         return {
             "run": self.run,
+            "runtime": self.runtime,
             "began": round(self.began, 3),
             "lasted": round(time.time() - self.began, 3),
             "operation_seconds": round(self.seconds, 3),
@@ -92,11 +96,13 @@ class Worker:
             Whether it was not at work for that run already.
         """
         with self._lock:
-            if self._operation is not None and self._operation.run == run:
+            operation = self._operation
+            if operation is not None and operation.run == run:
+                operation.runtime = runtime
                 return False
             self._end()
-            self._operation = operation = Operation(run, time.time(), 0.0, 0, [])
-        threading.Thread(target=self._work, args=(operation, runtime), daemon=True).start()
+            self._operation = operation = Operation(run, runtime, time.time(), 0.0, 0, [])
+        threading.Thread(target=self._work, args=(operation,), daemon=True).start()
         return True
 
     def finish(self) -> dict[str, Any] | None:
@@ -123,17 +129,19 @@ class Worker:
                 "last_operation": self._last,
             }
 
-    def _work(self, operation: Operation, runtime: str) -> None:
-        tasks = NodeTasks(runtime, self._home.secret.read_bytes())
-        try:
-            while self._operation is operation:
-                try:
-                    if not self._take(tasks, operation):
-                        time.sleep(PAUSE)
-                except ConnectionError:  # the SuperNode is being started again
-                    time.sleep(5 * PAUSE)
-        finally:
-            tasks.close()
+    def _work(self, operation: Operation) -> None:
+        while self._operation is operation:
+            runtime = operation.runtime
+            tasks = NodeTasks(runtime, self._home.secret.read_bytes())
+            try:
+                while self._operation is operation and operation.runtime == runtime:
+                    try:
+                        if not self._take(tasks, operation):
+                            time.sleep(PAUSE)
+                    except ConnectionError:  # the SuperNode is being started again
+                        time.sleep(5 * PAUSE)
+            finally:
+                tasks.close()
 
     def _take(self, tasks: NodeTasks, operation: Operation) -> bool:
         token = tasks.next()
