@@ -99,6 +99,8 @@ def main(folder: Path) -> None:
     environment = ENVIRONMENT | {
         "FLWR_HOME": str(home.flower),
         SERVER_HOME: str(home.path),
+        # Threads that come and go fetch the answers; with a heap each, memory would creep up.
+        "MALLOC_ARENA_MAX": "2",
         "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",  # where flwr-serverapp lies
     }
     superexec = [
