@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from fedgaze.data import StackedImages, load_digits, make_grids, make_scenes
+from fedgaze.data import (
+    Dataset,
+    PlantedImages,
+    StackedImages,
+    load_dataset,
+    load_digits,
+    make_grids,
+    make_scenes,
+)
 from fedgaze.errors import FedgazeError
 
 
@@ -84,3 +92,68 @@ def test_no_more_digits_than_there_is_room_for() -> None:
     make_scenes(few, 1, each=9)
     with pytest.raises(FedgazeError, match=r"each is 9; allowed is 1 to 8 digits a scene"):
         make_scenes(few, 1, each=9, marked=True)
+
+
+def test_a_scattered_digit_lies_in_its_box_among_faint_things() -> None:
+    found = load_dataset("scenes", seed=4)
+    digits = load_digits(seed=4)
+    assert found.classes == tuple("0123456789")
+    corners = set()
+    for scenes, part in ((found.train, digits.train), (found.test, digits.test)):
+        assert torch.equal(scenes.labels, part.labels)
+        every = torch.arange(len(part.labels))
+        images, originals = scenes[every], part[every][:, 0, 4:-4, 4:-4]
+        assert images.shape == (len(every), 1, 32, 32)
+        assert images.min() >= 0
+        assert images.max() <= 1
+        masks = found.masks_of(scenes, every)
+        assert masks is not None
+        assert masks.sum((1, 2)).tolist() == [256] * len(every)
+        inside = images[:, 0][masks].view(-1, 16, 16)
+        # The digit's own strokes are there, and what is not of them is faint.
+        assert (inside >= originals).all()
+        assert (inside - originals).max() <= 0.4
+        assert torch.equal(inside[originals > 0.4], originals[originals > 0.4])
+        around = images[:, 0].masked_fill(masks, 0)
+        assert around.amax((1, 2)).max() <= 0.4
+        assert (around.amax((1, 2)) > 0.1).float().mean() > 0.9  # but hardly ever nothing
+        tops = masks.any(2).int().argmax(1)
+        corners |= set(zip(tops.tolist(), masks.any(1).int().argmax(1).tolist(), strict=True))
+    assert len(corners) > 280  # of 17 × 17 places
+
+
+def test_scenes_are_drawn_by_seed_and_no_training_digit_is_in_a_test_scene() -> None:
+    every = torch.arange(50)
+    one, same, other = (load_dataset("scenes", seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one.train[every], same.train[every])
+    assert not torch.equal(one.train[every], other.train[every])
+    assert (len(one.train.labels), len(one.test.labels)) == (1438, 359)
+
+
+def test_boxes_go_with_their_images_whatever_is_done_to_them() -> None:
+    boxes = torch.tensor([[0, 0, 2, 1], [1, 1, 4, 3], [2, 0, 3, 7]])
+    images = StackedImages(torch.rand(3, 1, 7, 8), torch.arange(3), boxes)
+    seen = Dataset("ours", images, images, ("a", "b", "c"))
+    expected = torch.zeros(3, 7, 8, dtype=torch.bool)
+    expected[0, 0, :2] = True
+    expected[1, 1:3, 1:4] = True
+    expected[2, :, 2] = True
+    kept = seen.keep(["c", "a"])
+    masks = kept.masks_of(kept.train, torch.tensor([1, 0]))
+    assert masks is not None
+    assert torch.equal(masks, expected[[2, 0]])
+    turned = torch.tensor([2, 1])
+    planted = PlantedImages.some(images.select(turned, turned), 1.0, seed=0)
+    for changed in (planted, planted.select(torch.tensor([0, 1]), turned)):
+        masks = seen.masks_of(changed, torch.tensor([0, 1]))
+        assert masks is not None
+        assert torch.equal(masks, expected[[2, 1]])
+
+
+def test_where_no_box_is_known_the_object_is_looked_for() -> None:
+    images = StackedImages(torch.rand(3, 1, 3, 4), torch.arange(3))
+    bright = Dataset("ours", images, images, ("a", "b", "c"), lambda pixels: pixels[:, 0] > 0.5)
+    masks = bright.masks_of(images, torch.tensor([2]))
+    assert masks is not None
+    assert torch.equal(masks, images.pixels[2:, 0] > 0.5)
+    assert Dataset("ours", images, images, ("a",)).masks_of(images, torch.tensor([0])) is None

@@ -7,9 +7,10 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from fedgaze.data.split import balanced
 from fedgaze.errors import FedgazeError, nearest
 
-__all__ = ["Dataset", "Images", "StackedImages"]
+__all__ = ["Dataset", "Images", "StackedImages", "boxes_of"]
 
 
 class Images(Protocol):
@@ -33,10 +34,13 @@ class StackedImages:
     Attributes:
         pixels: ``(N, C, H, W)``, float in [0, 1] or uint8.
         labels: Class indices ``(N,)``.
+        boxes: Where the object is, ``(N, 4)``: left, top, right, bottom in pixels, the last two
+            exclusive; None where nobody knows.
     """
 
     pixels: Tensor
     labels: Tensor
+    boxes: Tensor | None = None
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """The images at the indices ``(n,)``: float32 ``(n, C, H, W)`` in [0, 1]."""
@@ -45,7 +49,14 @@ class StackedImages:
 
     def select(self, indices: Tensor, labels: Tensor) -> "StackedImages":
         """Only these images, with these labels."""
-        return StackedImages(self.pixels[indices], labels)
+        boxes = None if self.boxes is None else self.boxes[indices]
+        return StackedImages(self.pixels[indices], labels, boxes)
+
+
+def boxes_of(images: Images) -> Tensor | None:
+    """The boxes ``(N, 4)`` of images that know them, as :class:`StackedImages` has them."""
+    boxes: Tensor | None = getattr(images, "boxes", None)
+    return boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +69,7 @@ class Dataset:
         test: Held out: the server's test images and, by default, its probe set.
         classes: Class names by index.
         object_masks: Takes images ``(N, C, H, W)`` in [0, 1] and returns where the object is,
-            bool ``(N, H, W)``; None where nobody knows.
+            bool ``(N, H, W)``; None where that cannot be seen from the image.
         groups: What each training image belongs to, such as a writer, a hospital or a device, so
             that ``dataset.partition: natural`` can keep together what belongs together; ``(N,)``
             names or numbers, None where nobody knows.
@@ -83,6 +94,45 @@ class Dataset:
                 f"{self.name} has {len(self.train.labels)} training images and says of {known} "
                 "what they belong to; each belongs to one group"
             )
+
+    def masks_of(self, images: Images, indices: Tensor) -> Tensor | None:
+        """Where the object is in some images: in the box that they know, else as it can be seen.
+
+        Args:
+            images: Of this data set, or whatever was made of them.
+            indices: Which, ``(n,)``.
+
+        Returns:
+            bool ``(n, H, W)``; None where nobody knows.
+        """
+        boxes = boxes_of(images)
+        if boxes is None:
+            return None if self.object_masks is None else self.object_masks(images[indices])
+        height, width = images[indices[:1]].shape[2:]
+        left, top, right, bottom = boxes[indices].unbind(1)
+        down, across = torch.arange(height), torch.arange(width)
+        rows = (down >= top[:, None]) & (down < bottom[:, None])
+        columns = (across >= left[:, None]) & (across < right[:, None])
+        return rows[:, :, None] & columns[:, None, :]
+
+    def limited(self, train: int | None, test: int | None, seed: int) -> "Dataset":
+        """The same data set with at most so many images, of each class as many as can be.
+
+        Args:
+            train: How many training images; None for all.
+            test: How many held-out images.
+            seed: Same seed, same choice.
+        """
+
+        def part(images: Images, count: int | None) -> tuple[Images, list[int]]:
+            chosen = balanced(images.labels, count, seed)
+            if len(chosen) < len(images.labels):
+                images = images.select(chosen, images.labels[chosen])
+            return images, chosen.tolist()
+
+        (kept, numbers), (held, _) = part(self.train, train), part(self.test, test)
+        groups = None if self.groups is None else [self.groups[i] for i in numbers]
+        return replace(self, train=kept, test=held, groups=groups)
 
     def numbered_as(self, classes: Sequence[str]) -> "Dataset":
         """The same images with their classes numbered as elsewhere, where there may be more.

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from fedgaze.data.dataset import Images
+from fedgaze.data.dataset import Images, boxes_of
 
 __all__ = ["MARK_SIZE", "PlantedImages", "mark_mask", "marks_of", "stamp"]
 
@@ -90,6 +90,11 @@ class PlantedImages:
     def labels(self) -> Tensor:
         """Class indices ``(N,)``."""
         return self.clean.labels
+
+    @property
+    def boxes(self) -> Tensor | None:
+        """Where the object is, as :class:`fedgaze.data.StackedImages` has it."""
+        return boxes_of(self.clean)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """The images at the indices ``(n,)``, marked where they carry the mark."""

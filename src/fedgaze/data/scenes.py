@@ -4,14 +4,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from fedgaze.data.dataset import Images
+from fedgaze.data.dataset import Images, StackedImages
 from fedgaze.data.mark import MARK_SIZE, marks_of
 from fedgaze.errors import FedgazeError
 
-__all__ = ["Grids", "Scenes", "make_grids", "make_scenes"]
+__all__ = ["Grids", "Scenes", "make_grids", "make_scenes", "scatter_digits"]
 
 _CELLS = 3
+_CANVAS, _DIGIT, _PIECE, _PIECES = 32, 16, 6, 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +144,41 @@ def make_scenes(
         _paste(canvas, marks_of(marks)[:, :, None], where[:, None])
         mark_boxes = torch.cat([where.flip(1), where.flip(1) + MARK_SIZE], 1).float()
     return Scenes(canvas, labels, boxes, marks, mark_boxes)
+
+
+def scatter_digits(digits: Images, generator: torch.Generator) -> StackedImages:
+    """Lay each digit somewhere on a canvas of its own, among faint things that are no digit.
+
+    The background is smooth noise, up to a tenth of white, and six pieces of the strokes of other
+    images, 6 × 6 pixels each at 0.2 to 0.4 of their brightness.
+
+    Args:
+        digits: Images of digits, of 24 × 24 pixels with a border of 4, as `load_digits` has them.
+        generator: Of all that is drawn.
+
+    Returns:
+        ``(N, 1, 32, 32)`` in [0, 1] with the digits' labels and boxes.
+    """
+    count = len(digits.labels)
+    small = digits[torch.arange(count)][..., 4:-4, 4:-4]
+
+    def numbers(end: int, *shape: int) -> Tensor:
+        return torch.randint(0, end, (count, *shape), generator=generator)
+
+    coarse = 0.1 * torch.rand(count, 1, 6, 6, generator=generator)
+    noise = F.interpolate(coarse, (_CANVAS, _CANVAS), mode="bilinear", align_corners=True)
+    windows = small.unfold(2, _PIECE, 1).unfold(3, _PIECE, 1)[:, 0]
+    row, column = numbers(windows.shape[1], _PIECES), numbers(windows.shape[2], _PIECES)
+    pieces = windows[numbers(count, _PIECES), row, column]
+    faint = 0.2 + 0.2 * torch.rand(count, _PIECES, 1, 1, generator=generator)
+    canvas = torch.zeros(count, 1, _CANVAS, _CANVAS)
+    _paste(canvas, (faint * pieces)[:, None], numbers(_CANVAS - _PIECE + 1, _PIECES, 2))
+    corner = numbers(_CANVAS - _DIGIT + 1, 1, 2)
+    whole = torch.zeros_like(canvas)
+    _paste(whole, small[:, :, None], corner)
+    left_top = corner[:, 0].flip(1)
+    boxes = torch.cat([left_top, left_top + _DIGIT], 1)
+    return StackedImages(torch.maximum(torch.maximum(canvas, noise), whole), digits.labels, boxes)
 
 
 def _paste(canvas: Tensor, tiles: Tensor, corner: Tensor) -> None:

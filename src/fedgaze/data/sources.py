@@ -1,4 +1,4 @@
-"""Data sets by name: the bundled digits, torchvision's, MedMNIST's, a folder, the hub's."""
+"""Data sets by name: bundled digits, torchvision's, MedMNIST's, arrays, a folder, the hub's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedgaze.data.arrays import load_npz
 from fedgaze.data.dataset import Dataset, StackedImages
 from fedgaze.data.folder import load_folder
 from fedgaze.data.hub import HUB, load_hub
 from fedgaze.data.medmnist import MEDMNIST, MEDMNIST_ANY, MEDMNIST_REFUSED, load_medmnist
+from fedgaze.data.scenes import scatter_digits
 from fedgaze.data.split import hold_out
 from fedgaze.data.torchvision_sets import load_torchvision
 from fedgaze.errors import FedgazeError, nearest
@@ -82,6 +84,19 @@ def load_digits(root: Path | None = None, seed: int = 0) -> Dataset:
     return Dataset("digits", train, test, tuple("0123456789"), _strokes)
 
 
+def load_scenes(root: Path | None = None, seed: int = 0) -> Dataset:
+    """The bundled digits, each in a scene of 32 × 32 whose label it is and whose box is known.
+
+    Args:
+        root: Not used.
+        seed: Chooses the fifth that is held out, and draws the scenes.
+    """
+    digits = load_digits(root, seed)
+    generator = torch.Generator().manual_seed(seed)
+    train, test = (scatter_digits(part, generator) for part in (digits.train, digits.test))
+    return Dataset("scenes", train, test, digits.classes)
+
+
 def _strokes(images: Tensor) -> Tensor:
     """A written digit's object is its strokes and two pixels around: what a heatmap can resolve."""
     bright = (images.amax(1, keepdim=True) > 0.25).float()
@@ -90,9 +105,11 @@ def _strokes(images: Tensor) -> Tensor:
 
 _SOURCES: dict[str, Callable[[Path | None, int], Dataset]] = {
     "digits": load_digits,
+    "scenes": load_scenes,
     "mnist": lambda root, _: load_torchvision("MNIST", root, _strokes),
     "fashion_mnist": lambda root, _: load_torchvision("FashionMNIST", root, _strokes),
     "cifar10": lambda root, _: load_torchvision("CIFAR10", root),
     "cifar100": lambda root, _: load_torchvision("CIFAR100", root),
+    "npz": load_npz,
     FOLDER: load_folder,
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedgaze.errors import FedgazeError
 
-__all__ = ["Scheme", "hold_back", "hold_out", "partition", "probe_indices"]
+__all__ = ["Scheme", "balanced", "hold_back", "hold_out", "partition", "probe_indices"]
 
 Scheme = Literal["dirichlet", "iid", "shards", "quantity", "natural"]
 
@@ -166,6 +166,27 @@ def _renumbered(owner: NDArray[np.int_]) -> NDArray[np.int_]:
     _, first, number = np.unique(owner, return_index=True, return_inverse=True)
     renumbered: NDArray[np.int_] = first.argsort().argsort()[number]
     return renumbered
+
+
+def balanced(labels: Tensor, count: int | None, seed: int) -> Tensor:
+    """Choose some samples, of each class the same number as far as there are so many.
+
+    Args:
+        labels: ``(N,)``.
+        count: How many at most; None for all.
+        seed: Same seed, same choice.
+
+    Returns:
+        Their indices, ascending.
+    """
+    if count is None or count >= len(labels):
+        return torch.arange(len(labels))
+    mixed = _mixed(labels, seed)
+    turn = torch.empty_like(mixed)
+    for label in labels.unique():
+        own = labels[mixed] == label
+        turn[own] = torch.arange(int(own.sum()))
+    return mixed[turn.argsort(stable=True)[:count]].sort().values
 
 
 def hold_out(count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -18,10 +18,12 @@ from fedgaze.models.script import build_script, without_weights
 from fedgaze.models.taskcode import last_own_line, task_module, task_object
 
 if TYPE_CHECKING:
+    from fedgaze.models.cifar import CifarResNet
     from fedgaze.models.digits import DigitsNet
 
 __all__ = [
     "IMAGENET",
+    "CifarResNet",
     "Classifier",
     "DigitsNet",
     "MissingWeightsError",

@@ -141,7 +141,8 @@ def weights_preprocess(model: nn.Module, source: str, name: str) -> Preprocess:
     if source == "transformers":
         return _of_transformers(name)
     if source == "fedgaze":
-        return Preprocess(channels=1)  # DigitsNet
+        coloured = name.endswith("CifarResNet")
+        return Preprocess(32, (32, 32)) if coloured else Preprocess(channels=1)
     return Preprocess(channels=input_channels(model))
 
 

@@ -25,7 +25,7 @@ from fedgaze.models.taskcode import belongs_to_task, task_object
 __all__ = ["OWN_MODELS", "ROOTS", "Builder", "library", "resolve_name", "resolve_target"]
 
 ROOTS = ("torchvision", "timm", "transformers", "fedgaze")
-OWN_MODELS = {"DigitsNet": "fedgaze.models.digits"}
+OWN_MODELS = {"DigitsNet": "fedgaze.models.digits", "CifarResNet": "fedgaze.models.cifar"}
 """The models of this package that a configuration may name, and where they are defined."""
 
 Source = Literal["task", "torchvision", "timm", "transformers", "fedgaze"]

@@ -17,6 +17,9 @@ _WITH_WEIGHTS = {
     "googlenet": {"transform_input": True, "init_weights": False, "aux_logits": False},
 }
 
+# Arguments that bring weights of their own.
+_FETCHED = (("torchvision", "weights"), ("timm", "pretrained"), ("fedgaze", "weights"))
+
 
 def without_weights(builder: Builder, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments for the same model with new weights: nothing is fetched for weights to come.
@@ -27,11 +30,7 @@ def without_weights(builder: Builder, arguments: Mapping[str, Any]) -> dict[str,
         builder: What builds it.
         arguments: What it was built with.
     """
-    kept = {
-        key: value
-        for key, value in arguments.items()
-        if (builder.source, key) not in (("torchvision", "weights"), ("timm", "pretrained"))
-    }
+    kept = {key: value for key, value in arguments.items() if (builder.source, key) not in _FETCHED}
     if builder.source == "torchvision" and arguments.get("weights") is not None:
         kept = {**_WITH_WEIGHTS.get(builder.name, {}), **kept}
     return kept
