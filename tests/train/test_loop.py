@@ -118,3 +118,28 @@ def test_evaluate_judges_the_model_as_it_is_now() -> None:
         assert score.loss == pytest.approx(loss, abs=1e-5)
         seen.append(loss)
     assert len({round(loss, 3) for loss in seen}) == 5
+
+
+def test_a_penalty_is_added_to_the_loss_and_not_to_what_is_told_of_it() -> None:
+    """One step of plain SGD on the whole set, by hand: the penalty's gradient is 3 everywhere."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def penalty(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append((images, labels))
+        return 3 * torch.stack([p.sum() for p in model.parameters()]).sum()
+
+    plain, other, before = net(), net(), list(net().parameters())
+    how = {"epochs": 1, "batch_size": 64, "learning_rate": 0.01, "optimizer": "sgd"}
+    scores = []
+    for model, more in ((plain, {}), (other, {"penalty": penalty})):
+        torch.manual_seed(5)
+        scores.append(train(model, IMAGES, **how, **more))  # type: ignore[arg-type]
+    assert scores[0] == scores[1]
+    for start, one, two in zip(before, plain.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(two, one - 0.01 * 3, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(start, one)
+    ((images, labels),) = seen
+    torch.manual_seed(5)
+    order = torch.randperm(33)
+    assert torch.equal(images, IMAGES.pixels[order])
+    assert torch.equal(labels, IMAGES.labels[order])

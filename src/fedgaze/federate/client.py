@@ -15,6 +15,7 @@ from fedgaze.config import Share, Task
 from fedgaze.data import Images, PlantedImages, hold_back, probe_indices
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.ask import Answer, Question, answer, read_question
+from fedgaze.federate.behaviour import Turn, behave
 from fedgaze.federate.exchange import fingerprint, pack, same, unpack, weights_of
 from fedgaze.federate.kept import Kept
 from fedgaze.federate.look import Probe, look, make_probe, profile, write_look
@@ -217,13 +218,15 @@ class Client:
         if order.judge_received:
             numbers["received_loss"] = learner.evaluate(self.training).loss
         steering = self._steering(learner, received, order)
-        trained = learner.train(self.training, Drift(order.proximal_mu, steering.shifts))
+        drift = Drift(order.proximal_mu, steering.shifts)
+        turn = Turn(self.setup, self.number, number, learner, self.training, received, drift)
+        trained, sent = behave(turn)
         valid = learner.evaluate(self.validation)
         state, kept = learner.get_parameters(), learner.get_kept()
         save_tensors(self._local_model(number), state | kept)
         reply = RecordDict(
             {
-                "arrays": pack(self._outgoing(state, received)),
+                "arrays": pack(self._outgoing(sent, received)),
                 "metrics": MetricRecord(
                     {
                         "num-examples": len(self.training.labels),
@@ -341,16 +344,20 @@ class Client:
         before = look(learner, probe)
         trained.give(learner)
         after = look(learner, probe, before.explanation)
-        files = write_look(
-            self.home / spec.save_dir / f"round_{number}" / f"client_{self.number}",
-            {"trained": after, "received": before},
-            self.setup.dataset.classes,
-            client=self.number,
-            round=number,
-            weights_sha256={
-                "trained": fingerprint(trained.weights),
-                "received": fingerprint(received.weights),
-            },
+        files = (
+            {}
+            if not spec.pictures
+            else write_look(
+                self.home / spec.save_dir / f"round_{number}" / f"client_{self.number}",
+                {"trained": after, "received": before},
+                self.setup.dataset.classes,
+                client=self.number,
+                round=number,
+                weights_sha256={
+                    "trained": fingerprint(trained.weights),
+                    "received": fingerprint(received.weights),
+                },
+            )
         )
         reply.config_records["client"]["explained"] = True
         if spec.share != "none":

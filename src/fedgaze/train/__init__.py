@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from fedgaze.train.drift import Drift, held_back
 from fedgaze.train.learner import LearnerProtocol, State
-from fedgaze.train.loop import Score, evaluate, train
+from fedgaze.train.loop import Penalty, Score, evaluate, train
 from fedgaze.train.norms import normalisation
 from fedgaze.train.pytorch import Hooks, TorchLearner, find_hooks
 
@@ -13,6 +13,7 @@ __all__ = [
     "Drift",
     "Hooks",
     "LearnerProtocol",
+    "Penalty",
     "Score",
     "State",
     "TorchLearner",

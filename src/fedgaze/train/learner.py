@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fedgaze.data import Images
 from fedgaze.train.drift import Drift
-from fedgaze.train.loop import Score
+from fedgaze.train.loop import Penalty, Score
 from fedgaze.xai import Explanation
 
 __all__ = ["LearnerProtocol", "State"]
@@ -39,12 +39,13 @@ class LearnerProtocol(Protocol):
     def set_parameters(self, state: State) -> None:
         """Take over parameters of the names, shapes and types of :meth:`get_parameters`."""
 
-    def train(self, images: Images, drift: Drift) -> Score:
+    def train(self, images: Images, drift: Drift, penalty: Penalty | None = None) -> Score:
         """Learn from images for a round's local epochs.
 
         Args:
             images: At least one.
             drift: What is added to the gradient of each step.
+            penalty: What is added to the loss of each step, where there is anything.
 
         Returns:
             How well it did while it learned, with the rates of its steps where controls were given.

@@ -1,6 +1,6 @@
 """The local training loop and the evaluation that goes with it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,9 +12,12 @@ from fedgaze.data import Images
 from fedgaze.train.drift import Drift, held_back
 from fedgaze.xai import logits_of
 
-__all__ = ["Score", "evaluate", "train"]
+__all__ = ["Penalty", "Score", "evaluate", "train"]
 
 NO_DRIFT = Drift()
+
+Penalty = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""Takes the model, and the images and labels of a batch; returns what is added to its loss."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Score:
     rates: Mapping[str, float] = field(default_factory=dict)
 
 
-def train(
+def train(  # noqa: PLR0913 - most have a default
     model: nn.Module,
     images: Images,
     *,
@@ -44,6 +47,7 @@ def train(
     learning_rate: float,
     optimizer: Literal["adam", "sgd"] = "adam",
     drift: Drift = NO_DRIFT,
+    penalty: Penalty | None = None,
 ) -> Score:
     """Train a model in place with cross-entropy.
 
@@ -59,6 +63,8 @@ def train(
         optimizer: Adam, or plain SGD without momentum.
         drift: Terms of FedProx and SCAFFOLD; none by default. They are no part of the loss that
             is returned.
+        penalty: Called after each batch's forward pass and added to its loss; no part of the loss
+            that is returned, either.
 
     Returns:
         Accuracy and loss over the last epoch, as seen while training.
@@ -72,11 +78,13 @@ def train(
         for _ in range(epochs):
             hits, losses = torch.zeros_like(hits), torch.zeros_like(losses)
             for indices in _batches(torch.randperm(len(images.labels)), batch_size):
-                labels = images.labels[indices].to(device)
-                logits = logits_of(model(images[indices].to(device)))
+                pixels, labels = images[indices].to(device), images.labels[indices].to(device)
+                logits = logits_of(model(pixels))
                 loss = F.cross_entropy(logits, labels)
                 hits += (logits.detach().argmax(1) == labels).sum()
                 losses += loss.detach() * len(labels)
+                if penalty is not None:
+                    loss = loss + penalty(model, pixels, labels)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()

@@ -19,7 +19,7 @@ from fedgaze.errors import FedgazeError
 from fedgaze.models import last_own_line, task_module
 from fedgaze.train.drift import Drift, held_back
 from fedgaze.train.learner import State
-from fedgaze.train.loop import Score, evaluate, train
+from fedgaze.train.loop import Penalty, Score, evaluate, train
 from fedgaze.train.norms import normalisation
 from fedgaze.train.steps import watched_steps
 from fedgaze.xai import Explanation, explain, find_method
@@ -113,22 +113,23 @@ class TorchLearner:
         if state:
             self.model.load_state_dict({**self.get_parameters(), **state})
 
-    def train(self, images: Images, drift: Drift) -> Score:
+    def train(self, images: Images, drift: Drift, penalty: Penalty | None = None) -> Score:
         """Train with the task's ``train_torch``, or with its optimiser and cross-entropy.
 
         Raises:
-            FedgazeError: Controls were given, and the steps are not plain SGD's.
+            FedgazeError: Controls were given, and the steps are not plain SGD's; or a penalty, and
+                the loss is the task's own.
         """
         if not drift.controls:
-            return self._train(images, drift)
+            return self._train(images, drift, penalty)
         with watched_steps(self.model) as steps:
-            score = self._train(images, drift)
+            score = self._train(images, drift, penalty)
         if steps.others or not steps.rates:
             seen = steps.others[0] if steps.others else "no optimiser of torch"
             raise FedgazeError(f"SCAFFOLD needs steps of plain SGD; this training took {seen}")
         return replace(score, rates=steps.rates)
 
-    def _train(self, images: Images, drift: Drift) -> Score:
+    def _train(self, images: Images, drift: Drift, penalty: Penalty | None) -> Score:
         task = self.task
         if self.hooks.train is None:
             return train(
@@ -139,7 +140,10 @@ class TorchLearner:
                 learning_rate=task.learning_rate,
                 optimizer=task.optimizer,
                 drift=drift,
+                penalty=penalty,
             )
+        if penalty is not None:
+            raise FedgazeError("a penalty needs fedgaze's own training, and the task has its own")
         loader = _loader(images, task.batch_size, shuffled=True)
         self.model.train()
         with held_back(self.model, drift):
