@@ -29,6 +29,7 @@ from pydantic import (
 from fedgaze.errors import FedgazeError, nearest
 
 __all__ = [
+    "BehaviourSpec",
     "ContributionSpec",
     "DatasetSpec",
     "ModelSpec",
@@ -40,6 +41,8 @@ __all__ = [
     "Task",
     "XaiSpec",
     "load_task",
+    "read_values",
+    "sentence_of",
 ]
 
 Share = Literal["none", "profile", "maps", "overlays"]
@@ -137,6 +140,10 @@ class DatasetSpec(_Section):
     folder or in the table of a ``flwr:`` set."""
     classes: list[str] | None = None
     """Keep only these classes, in this order; all by default."""
+    limit: Positive | None = None
+    """Keep at most so many training images, as many of each class as can be; all by default."""
+    test_limit: Positive | None = None
+    """The same of the held-out images."""
     plant: PlantSpec | None = None
 
     @field_validator("alpha", "shards_per_client", "partition_by")
@@ -173,6 +180,8 @@ class XaiSpec(_Section):
     samples_per_class: Positive = 2
     share: Share = "profile"
     """What may leave a client: nothing, scalars, raw maps, or pictures (each with those before)."""
+    pictures: bool = True
+    """Whether pictures and raw maps are written, and not only what they measure."""
     probe: Path | None = None
     """A folder of images a class for the server's probe set; by default from the test images."""
 
@@ -198,6 +207,15 @@ class XaiSpec(_Section):
         return value
 
     @model_validator(mode="after")
+    def _pictures_to_share(self) -> Self:
+        if not self.pictures and self.share in ("maps", "overlays"):
+            raise ValueError(
+                f"share={self.share} needs pictures: set share to profile or none, or pictures to "
+                "true"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _layer_wins(self) -> Self:
         if self.target_layer_index is not None and "layer" not in self.model_fields_set:
             self.layer = self.target_layer_index
@@ -208,8 +226,14 @@ class GateSpec(_Section):
     """What happens to an update that looks at the wrong place."""
 
     policy: Literal["report", "downweight", "reject"] = "report"
+    """Say what is suspicious; merge the less of an update the more suspicious it is; or keep out
+    what is suspicious. The last two need the server's own look."""
     floor: Positive = 2
     """How many updates a round needs at least."""
+    threshold: Fraction = 0.5
+    """From which suspicion an update is kept out."""
+    measures: list[str] | None = None
+    """By what updates are compared; by all measures by default."""
 
 
 class SelectionSpec(_Section):
@@ -242,6 +266,85 @@ class SelectionSpec(_Section):
                 raise ValueError(f"clients={self.clients} names a client twice")
         if self.count is not None and self.by in ("all", "explicit"):
             raise ValueError(f"'count' belongs to by=random and by=metric, not to by={self.by}")
+        return self
+
+
+_PATCHED = ("patch", "distributed", "replacement", "stealth", "adaptive")
+_OF_BEHAVIOUR: dict[str, tuple[str, ...]] = {
+    "target": ("label_flip", "semantic", "blend", *_PATCHED),
+    "source": ("label_flip", "semantic"),
+    "fraction": ("label_noise", "label_flip", "blend", "shortcut", "colour", *_PATCHED),
+    "scale": ("replacement", "noise"),
+    "opacity": ("blend",),
+    "weight": ("adaptive",),
+}
+"""Keys of a behaviour that mean something to some kinds only."""
+
+_IN_ONE_PLACE = (
+    "behaviour is for a laboratory, where all clients are one's own: leave it out, or use "
+    "engine=local or engine=simulation"
+)
+
+
+class BehaviourSpec(_Section):
+    """How some clients misbehave: the laboratory's, to prove a defence by."""
+
+    kind: Literal[
+        "label_noise",
+        "label_flip",
+        "patch",
+        "blend",
+        "semantic",
+        "distributed",
+        "replacement",
+        "stealth",
+        "shortcut",
+        "colour",
+        "adaptive",
+        "noise",
+        "stale",
+    ]
+    """What they do; see :mod:`fedgaze.federate.behaviour`."""
+    clients: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    """Which, counted from 0."""
+    target: Annotated[int, Field(ge=0)] = 0
+    """The index of the class that they want to be predicted."""
+    source: Annotated[int, Field(ge=0)] | None = None
+    """The index of the class whose images are to be taken for it. By default, ``label_flip``
+    mirrors every class and ``semantic`` takes the class after the target."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Which part of the images that could be changed is; half by default, all where ``label_flip``
+    has no ``source``."""
+    first_round: Positive = 1
+    """Before this round they are honest."""
+    scale: Annotated[float, Field(gt=0)] | None = None
+    """Of ``replacement``: how many times its update is sent, by default clients by attackers; of
+    ``noise``: how many times its usual noise, once by default."""
+    opacity: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Of ``blend``: how much of the image the pattern covers."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Of ``adaptive``: of the penalty in the loss."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for key, kinds in _OF_BEHAVIOUR.items():
+            changed = getattr(self, key) != type(self).model_fields[key].default
+            if changed and self.kind not in kinds:
+                raise ValueError(
+                    f"'{key}' belongs to kind={', '.join(kinds)}, not to kind={self.kind}"
+                )
+        if len(set(self.clients)) < len(self.clients):
+            raise ValueError(f"clients={self.clients} names a client twice")
+        mirrors = self.kind == "label_flip" and self.source is None
+        if mirrors and self.target:
+            raise ValueError(
+                f"target={self.target} of kind=label_flip needs 'source': without it every class "
+                "is mirrored"
+            )
+        if self.source == self.target:
+            raise ValueError(f"source={self.source} and target={self.target} are one class")
+        if self.fraction is None and self.kind in _OF_BEHAVIOUR["fraction"]:
+            self.fraction = 1.0 if mirrors else 0.5
         return self
 
 
@@ -345,6 +448,8 @@ class Task(_Section):
     """What each client adds, on the server's held-out images; not computed by default."""
     xai: XaiSpec = Field(default_factory=XaiSpec)
     gate: GateSpec = Field(default_factory=GateSpec)
+    behaviour: BehaviourSpec | None = None
+    """How some clients misbehave; everybody is honest by default."""
     engine: Literal["local", "simulation", "deployment"] = "local"
     device: str = "auto"
     round_timeout: Annotated[float, Field(gt=0)] = 3600.0
@@ -366,7 +471,12 @@ class Task(_Section):
         """The same task for clients on other machines.
 
         They bring their own images, unless the task says how they share those that it names.
+
+        Raises:
+            FedgazeError: The task lets clients misbehave.
         """
+        if self.behaviour is not None:
+            raise FedgazeError(_IN_ONE_PLACE)
         dataset = self.dataset
         if "partition" not in dataset.model_fields_set:
             changes = {"partition": "own", "alpha": None, "shards_per_client": None}
@@ -420,6 +530,7 @@ class Task(_Section):
                 f"min_clients={self.min_clients} is more than num_clients={self.num_clients}"
             )
         self._check_selection()
+        self._check_behaviour()
         plant = self.dataset.plant
         if plant and max(plant.clients) >= self.num_clients:
             raise ValueError(
@@ -432,6 +543,18 @@ class Task(_Section):
                 "set xai.run_location to server or both, or gate.policy to report"
             )
         return self
+
+    def _check_behaviour(self) -> None:
+        spec = self.behaviour
+        if spec is None:
+            return
+        if max(spec.clients) >= self.num_clients:
+            raise ValueError(
+                f"behaviour.clients={spec.clients} names a client that is not there: "
+                f"they are counted from 0 to {self.num_clients - 1}"
+            )
+        if self.engine == "deployment":
+            raise ValueError(_IN_ONE_PLACE)
 
     def _check_selection(self) -> None:
         spec, said = self.selection, self.clients_per_round
@@ -489,27 +612,48 @@ def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
         FedgazeError: The file is missing or no YAML mapping, an interpolation leads nowhere, or a
             key or value is not of the schema.
     """
+    if not path.is_file():
+        raise FedgazeError(f"{path}: no such file; `fedgaze init DIR` writes a starter task")
+    values = read_values(path, overrides, "a task", "task_id: x", "num_rounds=3")
+    directory = path.resolve().parent
+    return parse_task(values, directory.parent if directory.name == "conf" else directory)
+
+
+def read_values(
+    path: Path | None, overrides: Sequence[str], what: str, example: str, override: str
+) -> Any:
+    """Read a YAML file, apply ``key=value`` overrides, resolve interpolations.
+
+    Args:
+        path: The file; None where there are only overrides.
+        overrides: Words such as ``num_rounds=3``; values are YAML.
+        what: It holds, for people: ``a task``.
+        example: Of its keys and values.
+        override: An example of an override.
+
+    Raises:
+        FedgazeError: The file is missing or no YAML mapping, or an interpolation leads nowhere.
+    """
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    if not path.is_file():
-        raise FedgazeError(f"{path}: no such file; `fedgaze init DIR` writes a starter task")
     for word in overrides:
         if "=" not in word:
-            raise FedgazeError(f"'{word}' is not of the form key=value, such as num_rounds=3")
+            raise FedgazeError(f"'{word}' is not of the form key=value, such as {override}")
+    where = path or "the command line"
     try:
-        read = OmegaConf.load(path)
+        read = OmegaConf.create({}) if path is None else OmegaConf.load(path)
         if not isinstance(read, DictConfig):
-            raise FedgazeError(f"{path}: a task is a mapping of keys to values, such as task_id: x")
+            raise FedgazeError(f"{path}: {what} is a mapping of keys to values, such as {example}")
         config = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OSError as error:
+        raise FedgazeError(f"{path} cannot be read: {error.strerror}") from None
     except YAMLError as error:
-        raise FedgazeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise FedgazeError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
     except (OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise FedgazeError(f"{path}: {str(error).splitlines()[0]}") from None
-    directory = path.resolve().parent
-    return parse_task(values, directory.parent if directory.name == "conf" else directory)
+        raise FedgazeError(f"{where}: {str(error).splitlines()[0]}") from None
 
 
 def parse_task(values: Any, directory: Path | None = None) -> Task:
@@ -521,7 +665,7 @@ def parse_task(values: Any, directory: Path | None = None) -> Task:
     try:
         task = Task.model_validate(values)
     except ValidationError as error:
-        raise FedgazeError(_sentence(error)) from None
+        raise FedgazeError(sentence_of(error, Task)) from None
     return task.in_directory(directory)
 
 
@@ -536,8 +680,13 @@ _ALLOWED = {
 _UNION = {"str", "int", "list[union[str,int]]"}
 
 
-def _sentence(error: ValidationError) -> str:
-    """Say the first thing that is wrong, and how many more there are."""
+def sentence_of(error: ValidationError, schema: type[BaseModel]) -> str:
+    """Say the first thing that is wrong, and how many more there are.
+
+    Args:
+        error: Of validating something.
+        schema: What it should have been.
+    """
     problems = error.errors(include_url=False)
     # An unknown key explains a missing one, so it is told first.
     problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
@@ -547,7 +696,7 @@ def _sentence(error: ValidationError) -> str:
     secret = {"wandb", "storage"}.intersection(first["loc"])
     value = "***" if secret else first["input"]
     if first["type"] == "extra_forbidden":
-        allowed = _keys(first["loc"][:-1])
+        allowed = _keys(first["loc"][:-1], schema)
         text = f"unknown key '{name}'={value!r}{nearest(str(keys[-1]), allowed)}"
         if "did you mean" not in text:
             text += f"; allowed are {', '.join(allowed)}"
@@ -569,9 +718,8 @@ def _literals(expected: str) -> list[str]:
     return [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
 
 
-def _keys(path: Sequence[str | int]) -> list[str]:
+def _keys(path: Sequence[str | int], section: type[BaseModel]) -> list[str]:
     """The keys allowed in the section that a path of keys leads to."""
-    section: type[BaseModel] = Task
     for key in path:
         field = next((f for n, f in section.model_fields.items() if key in (n, f.alias)), None)
         if field is None:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from fedgaze import __version__
 from fedgaze.data import Images
-from fedgaze.federate.setup import Setup
 from fedgaze.measure import (
     border_mass,
     entropy,
@@ -29,6 +28,9 @@ from fedgaze.measure import (
 from fedgaze.store import write_json
 from fedgaze.train import LearnerProtocol
 from fedgaze.xai import Explanation, overlay
+
+if TYPE_CHECKING:
+    from fedgaze.federate.setup import Setup
 
 __all__ = ["Look", "Probe", "look", "make_probe", "nested", "profile", "write_look"]
 
@@ -99,15 +101,15 @@ def look(learner: LearnerProtocol, probe: Probe, received: Explanation | None = 
     return Look(probe, explanation, measures)
 
 
-def make_probe(setup: Setup, images: Images, chosen: Tensor) -> Probe:
+def make_probe(setup: "Setup", images: Images, chosen: Tensor) -> Probe:
     """The chosen images as a probe set, on the run's device, with the objects that are known."""
     pixels = images[chosen]
-    masks = setup.dataset.object_masks
+    masks = setup.dataset.masks_of(images, chosen)
     return Probe(
         pixels.to(setup.device),
         images.labels[chosen].to(setup.device),
         chosen,
-        None if masks is None else masks(pixels).to(setup.device),
+        None if masks is None else masks.to(setup.device),
     )
 
 

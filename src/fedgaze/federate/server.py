@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Callable, Collection
-from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -12,28 +10,28 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import QFedAvg, Strategy
 from torch import Tensor
 
-from fedgaze.data import mark_mask, stamp
 from fedgaze.errors import FedgazeError
+from fedgaze.federate.behaviour import attack_success
 from fedgaze.federate.contribution import weigh
-from fedgaze.federate.exchange import fingerprint, pack, same, unpack, weights_of
+from fedgaze.federate.exchange import pack, same, unpack, weights_of
+from fedgaze.federate.gatekeeping import Gatekeeper
 from fedgaze.federate.grid import LocalGrid
 from fedgaze.federate.limits import lacking
-from fedgaze.federate.look import Probe, look, make_probe, nested, profile, write_look
+from fedgaze.federate.look import Look
 from fedgaze.federate.memory import restore_memory, strategy_memory
 from fedgaze.federate.merging import Aggregate, Merging
 from fedgaze.federate.observed import observed
+from fedgaze.federate.onlooker import Onlooker
 from fedgaze.federate.ordered import AskedRoster, Roster, Wait, gather
 from fedgaze.federate.privacy import check_budget, private, spent
 from fedgaze.federate.replies import Asked, Update, finite, keep_shared, read_reply
 from fedgaze.federate.scaffold import Scaffold
 from fedgaze.federate.selection import choose, choose_judges, last_rounds
-from fedgaze.federate.setup import NO_ROOM, Setup, reason
+from fedgaze.federate.setup import NO_ROOM, Setup
 from fedgaze.federate.strategies import resolve_strategy
 from fedgaze.federate.system import Meter, carried_bytes
-from fedgaze.measure import causal_drop, mass_on
-from fedgaze.store import Run, load_tensors, no_room, save_tensors
+from fedgaze.store import Run, load_tensors, save_tensors
 from fedgaze.train import State
-from fedgaze.xai import Explanation
 
 __all__ = ["Observer", "Server"]
 
@@ -82,6 +80,8 @@ class Server:
         self.kind, self.arguments = resolve_strategy(setup.task)
         statistics = self.learner.statistics()
         self.privacy = setup.task.server.privacy
+        self.onlooker = Onlooker(setup, run.path, self.learner)
+        self.keeper = Gatekeeper(self.onlooker, run) if setup.task.xai.enabled else None
         self.merging = Merging(self.kind, self.like, statistics, private=self.privacy is not None)
         self.asked = self._asked(statistics)
         # What is not in the server's model, it cannot judge.
@@ -90,7 +90,6 @@ class Server:
         self.strategy: Strategy | None = None
         self._rate = 1.0
         self.absent: list[int] = []
-        self._received_look: tuple[int, Explanation] | None = None
         self.received: State = self.like
         self.record: dict[str, Any] = {}
         self.sent: list[Message] = []
@@ -108,6 +107,8 @@ class Server:
             self.received = unpack(pack(load_tensors(self.run.checkpoint(done))), self.like)
             if (memory := self.run.strategy_state(done)).exists():
                 restore_memory(strategy, load_tensors(memory))
+            if self.keeper is not None:
+                self.keeper.restore(self._history)
         else:
             save_tensors(self.run.checkpoint(0), self.received)
             self.run.summary["initial"] = (
@@ -218,6 +219,7 @@ class Server:
         self.began = time.monotonic()
         self.meter = Meter()
         self.received = unpack(arrays, self.like)
+        self.onlooker.open_round(number, self.received)
         absent = [{"client": client, "reason": ABSENT} for client in self.absent]
         self.record = {"round": number, "global": {}, "clients": [], "failures": absent}
         self.sent = self.address(messages, arrays)
@@ -254,6 +256,24 @@ class Server:
         Raises:
             FedgazeError: No client gave a usable update.
         """
+        updates = self._usable(replies)
+        looks: dict[int, Look | None] = {}
+        for update in updates:
+            self.record["clients"].append(self._entry(update, looks))
+        if self.keeper is not None:
+            updates, self.record["gate"] = self.keeper.pass_on(updates, looks, self.received)
+            self.record["system"]["gate_cpu_seconds"] = self.keeper.seconds
+        floor = min(self.setup.task.gate.floor, len(self.sent))
+        why = lacking(self.kind.__name__, self.arguments, len(updates))
+        if len(updates) < floor:
+            why = f"{len(updates)} updates are fewer than gate.floor={floor}"
+        if why:
+            self.record["not_merged"] = why
+            return []
+        return updates
+
+    def _usable(self, replies: list[Message]) -> list[Update]:
+        """The updates that can be read, and why others cannot."""
         updates: list[Update] = []
         failures: list[dict[str, Any]] = self.record["failures"]
         self.record["system"]["received_bytes"] = sum(
@@ -280,15 +300,6 @@ class Server:
         if not updates:
             reasons = "; ".join(f"client {each['client']}: {each['reason']}" for each in failures)
             raise FedgazeError(f"round {self.record['round']} has no update to merge: {reasons}")
-        for update in updates:
-            self.record["clients"].append(self._entry(update))
-        floor = min(self.setup.task.gate.floor, len(self.sent))
-        why = lacking(self.kind.__name__, self.arguments, len(updates))
-        if len(updates) < floor:
-            why = f"{len(updates)} updates are fewer than gate.floor={floor}"
-        if why:
-            self.record["not_merged"] = why
-            return []
         return updates
 
     def weigh(self, updates: list[Update], fresh: Callable[[], Aggregate]) -> None:
@@ -342,78 +353,28 @@ class Server:
             (m.metadata.dst_node_id for m in self.sent if m.metadata.message_id == asked), -1
         )
 
-    def _entry(self, update: Update) -> dict[str, Any]:
+    def _entry(self, update: Update, looks: dict[int, Look | None]) -> dict[str, Any]:
         entry = update.entry
         if update.files:
-            folder = self._round_folder / f"client_{update.client}"
+            folder = self.onlooker.folder(f"client_{update.client}")
             keep_shared(self.run.path / folder, update.files)
             entry["explanation"]["folder"] = str(folder)
-        if self._looks:
-            entry["server_explanation"] = self._look_at(update.state, f"client_{update.client}")
+        if self.onlooker.active:
+            name = f"client_{update.client}"
+            entry["server_explanation"], looks[update.client] = self.onlooker.look_at(
+                update.state, name
+            )
         return entry
-
-    @property
-    def _round_folder(self) -> Path:
-        return self.setup.task.xai.save_dir / f"round_{self.record['round']}"
-
-    @property
-    def _looks(self) -> bool:
-        spec = self.setup.task.xai
-        return spec.enabled and spec.run_location in ("server", "both")
-
-    @cached_property
-    def _probe(self) -> Probe:
-        images, chosen = self.setup.server_probe
-        return make_probe(self.setup, images, chosen)
-
-    def _look_at(self, state: State, name: str) -> dict[str, Any]:
-        """Explain a model on the server's probe set, and write the pictures."""
-        try:
-            return self._try_look(state, name)
-        except Exception as error:
-            if no_room(error):  # it would be missing for ever; a resumed run has it
-                raise
-            return {"failed": reason(error)}
-
-    def _try_look(self, state: State, name: str) -> dict[str, Any]:
-        number = self.record["round"]
-        self.learner.set_parameters(state)
-        seen = look(self.learner, self._probe, self._received_maps(number))
-        looks = {"trained": seen}
-        if self.setup.task.dataset.plant:
-            marked = look(self.learner, self._probe.with_images(stamp))
-            looks["marked"] = marked
-            seen.measures["mark_drop"] = causal_drop(
-                marked.explanation.logits, seen.explanation.logits, self._probe.labels
-            )
-            seen.measures["mark_mass"] = mass_on(
-                marked.explanation.heatmaps, mark_mask(self._probe.images)
-            )
-        folder = self._round_folder / "server" / name
-        write_look(
-            self.run.path / folder,
-            looks,
-            self.setup.dataset.classes,
-            round=number,
-            weights_sha256={"trained": fingerprint(state)},
-        )
-        return nested(profile(seen)) | {"shared": "overlays", "folder": str(folder)}
-
-    def _received_maps(self, number: int) -> Explanation:
-        """The maps of the weights that went out; made once a round."""
-        if self._received_look is None or self._received_look[0] != number:
-            learner = self.setup.new_learner()
-            learner.set_parameters(self.received)
-            seen = look(learner, self._probe)
-            self._received_look = number, seen.explanation
-        return self._received_look[1]
 
     def _judge(self, state: State) -> dict[str, Any]:
         self.learner.set_parameters(state)
         score = self.learner.evaluate(self.setup.dataset.test)
-        return {"accuracy": finite(score.accuracy), "loss": finite(score.loss)} | {
-            name: finite(value) for name, value in score.metrics.items()
-        }
+        success = attack_success(self.setup, self.learner.predict, self.setup.dataset.test)
+        return (
+            {"accuracy": finite(score.accuracy), "loss": finite(score.loss)}
+            | {name: finite(value) for name, value in score.metrics.items()}
+            | ({} if success is None else {"attack_success": success})
+        )
 
     def _close_round(self, state: State, memory: State) -> None:
         if self.judged_by_clients:
@@ -422,8 +383,8 @@ class Server:
             self.record["global"]["judged_by"] = "clients"
         else:
             self.record["global"] = self._judge(state)
-        if self._looks:
-            self.record["global"]["explanation"] = self._look_at(state, "global")
+        if self.onlooker.active:
+            self.record["global"]["explanation"], _ = self.onlooker.look_at(state, "global")
         if self.privacy:
             self.record["privacy"] = {
                 "delta": self.privacy.delta,

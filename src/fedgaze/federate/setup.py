@@ -23,6 +23,8 @@ from fedgaze.data import (
     read_folder,
 )
 from fedgaze.errors import FedgazeError, nearest
+from fedgaze.federate.behaviour import check_behaviour
+from fedgaze.federate.gate import check_gate
 from fedgaze.federate.privacy import check_privacy
 from fedgaze.federate.selection import check_selection
 from fedgaze.federate.strategies import resolve_strategy
@@ -128,10 +130,7 @@ def prepare(task: Task) -> Setup:
             f"model_type={task.model_type} has no learner in this version of fedgaze: allowed is "
             f"{', '.join(LEARNERS)}"
         )
-    if task.gate.policy != "report":
-        raise FedgazeError(
-            f"gate.policy={task.gate.policy} is not in this version of fedgaze: allowed is report"
-        )
+    check_gate(task)
     for tracker in wanted_trackers(task):
         check_tracker(tracker)
     if task.storage is not None:
@@ -152,6 +151,7 @@ def prepare(task: Task) -> Setup:
     if len(setup.dataset.test.labels) < 2:
         raise FedgazeError(f"dataset.name={task.dataset.name} has no held-out images to judge by")
     _ = setup.parts, setup.server_probe
+    check_behaviour(task, setup.dataset, learner)
     _try(setup, learner)
     return setup
 
@@ -212,7 +212,8 @@ def _load(task: Task) -> Dataset:
             )
     else:
         dataset = load_dataset(spec.name, spec.root, task.random_seed, spec.partition_by)
-    return dataset.keep(spec.classes) if spec.classes else dataset
+    dataset = dataset.keep(spec.classes) if spec.classes else dataset
+    return dataset.limited(spec.limit, spec.test_limit, task.random_seed)
 
 
 def setup_of(task: Task, classes: tuple[str, ...] | None = None) -> Setup:

@@ -1,0 +1,188 @@
+"""The gate: a suspicion for each update, with reasons, and what follows from it."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+from fedgaze.config import GateSpec
+from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT
+from fedgaze.federate.gate.measures import others_median
+from fedgaze.federate.gate.registry import GateMeasure, find_measures
+from fedgaze.federate.gate.seen import Seen
+from fedgaze.federate.gate.standing import spread_of, standing, worst
+from fedgaze.federate.gate.words import reasons_of
+
+__all__ = ["Decision", "Finding", "Gate"]
+
+ROUNDS = 5
+"""How many earlier rounds say how far honest updates usually stand apart."""
+UNSEEN = "the server could not look at it"
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What one measure says of one update.
+
+    Attributes:
+        measure: Which.
+        spreads: How far the update stands at the suspicious end, in spreads: 0 to 10.
+        nats: What it adds to the evidence.
+        values: The update's, ``(1,)`` or ``(classes,)``.
+        others: The medians of the others, as values.
+        apart: The standings, as values.
+    """
+
+    measure: GateMeasure
+    spreads: float
+    nats: float
+    values: Tensor
+    others: Tensor
+    apart: Tensor
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of an update.
+
+    Attributes:
+        client: Whose.
+        suspicion: In [0, 1].
+        evidence: Nats summed over the client's rounds, 0 to ``CAP``.
+        factor: How much of its step is merged, in [0, 1].
+        reasons: In words, the strongest first.
+        spreads: By measure, where the update stands apart at all.
+    """
+
+    client: int
+    suspicion: float
+    evidence: float
+    factor: float
+    reasons: tuple[str, ...]
+    spreads: Mapping[str, float] = field(default_factory=dict)
+
+    def shown(self) -> dict[str, Any]:
+        """As a round's record has it."""
+        return {
+            "client": self.client,
+            "suspicion": round(self.suspicion, 4),
+            "evidence": round(self.evidence, 4),
+            "factor": round(self.factor, 4),
+            "reasons": list(self.reasons),
+            "spreads": {name: round(value, 2) for name, value in self.spreads.items()},
+        }
+
+
+class Gate:
+    """Judges the updates of one round after the other.
+
+    Each measure says how many spreads an update stands apart from the others of its round;
+    ``bias + sum_k w_k ln(1 + spreads_k)`` is the round's evidence against it, in nats. Evidence is
+    summed over a client's rounds and never below zero (a CUSUM: Page, "Continuous Inspection
+    Schemes", Biometrika 1954), so that a weak attacker is caught later, and an honest client that
+    stood apart once is believed again.
+
+    Args:
+        spec: The task's.
+        classes: Class names by index, for reasons.
+
+    Attributes:
+        spreads: How far the updates of the last round lie apart, by measure.
+        standings: How many spreads each of them stands apart, by client and measure.
+    """
+
+    def __init__(self, spec: GateSpec, classes: Sequence[str]) -> None:
+        self._spec = spec
+        self._classes = tuple(classes)
+        self._measures = find_measures(spec.measures)
+        self._evidence: dict[int, float] = {}
+        self._spreads: dict[str, deque[float]] = {}
+        self.spreads: dict[str, float] = {}
+        self.standings: dict[int, dict[str, float]] = {}
+
+    def restore(self, rounds: Iterable[Mapping[str, Any]]) -> None:
+        """Remember what the records of earlier rounds say.
+
+        Args:
+            rounds: The rounds of a run's summary.
+        """
+        for each in rounds:
+            said = each.get("gate", {})
+            for client in said.get("clients", []):
+                self._evidence[client["client"]] = client["evidence"]
+            self._remember(said.get("spreads", {}))
+
+    def judge(self, seen: Seen) -> list[Decision]:
+        """Judge a round's updates, in the order of their clients."""
+        found, spreads = self._find(seen)
+        decisions = []
+        self.standings = {}
+        for k, client in enumerate(seen.clients):
+            findings = [each[k] for each in found]
+            self.standings[client] = {each.measure.name: each.spreads for each in findings}
+            evidence = BIAS + sum(each.nats for each in findings)
+            summed = min(max(self._evidence.get(client, 0.0) + evidence, 0.0), CAP)
+            reasons = reasons_of(findings, self._classes, seen, k)
+            unseen = seen.looked and seen.sights[k] is None
+            if unseen:
+                summed, reasons = CAP, (UNSEEN, *reasons)
+            self._evidence[client] = round(summed, 4)
+            suspicion = 1 / (1 + math.exp(HEIGHT - summed))
+            decisions.append(
+                Decision(
+                    client,
+                    suspicion,
+                    summed,
+                    self._factor(suspicion),
+                    reasons,
+                    {each.measure.name: each.spreads for each in findings if each.spreads >= 1},
+                )
+            )
+        self._remember(spreads)
+        self.spreads = spreads
+        return decisions
+
+    def _factor(self, suspicion: float) -> float:
+        if self._spec.policy == "report":
+            return 1.0
+        if self._spec.policy == "downweight":
+            return 1 - suspicion
+        return float(suspicion < self._spec.threshold)
+
+    def _find(self, seen: Seen) -> tuple[list[list[Finding]], dict[str, float]]:
+        """What each measure says of each update, and how far all of them lie apart."""
+        found: list[list[Finding]] = []
+        spreads: dict[str, float] = {}
+        for measure in self._measures:
+            if measure.looks and not seen.looked:
+                continue
+            values = measure.values(seen)
+            known = self._spreads.get(measure.name)
+            apart = standing(values, measure.floor, median(known) if known else 0.0)
+            beyond = worst(apart, measure.suspect)
+            others = others_median(values)
+            found.append(
+                [
+                    Finding(
+                        measure,
+                        float(beyond[k]),
+                        measure.weight * math.log1p(float(beyond[k])),
+                        values[k].reshape(-1),
+                        others[k].reshape(-1),
+                        apart[k].reshape(-1),
+                    )
+                    for k in range(len(seen.clients))
+                ]
+            )
+            spread = spread_of(values).nanmedian()
+            if not spread.isnan():
+                spreads[measure.name] = float(spread)
+        return found, spreads
+
+    def _remember(self, spreads: Mapping[str, float]) -> None:
+        for name, value in spreads.items():
+            self._spreads.setdefault(name, deque(maxlen=ROUNDS)).append(value)

@@ -1,0 +1,77 @@
+"""How far an update stands from its peers."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedgaze.federate.gate.measures import others, others_median
+
+__all__ = ["LIMIT", "Suspect", "standing", "worst"]
+
+Suspect = Literal["high", "low", "both"]
+LIMIT = 10.0
+"""Further away than so many spreads is as far as that."""
+WORST = 2
+"""Of how many classes the mean is taken, the worst ones."""
+_NORMAL = 1.4826  # a normal distribution's standard deviation in MADs
+
+
+def standing(values: Tensor, floor: float, spread: Tensor | float = 0.0) -> Tensor:
+    """How many spreads each value is above the median of the others.
+
+    ``(v_i - m_i) / s_i`` with ``m_i`` the median of the others and ``s_i`` 1.4826 times the median
+    of their distances from it: an attacker has no part in what it is held against, and a minority
+    of them little.
+
+    Args:
+        values: ``(K, *)``; NaN where there is none.
+        floor: The least spread.
+        spread: What the spread was in earlier rounds, ``(*)``; the larger one counts.
+
+    Returns:
+        As values; NaN where there is none, or fewer than two others to compare with.
+    """
+    middle = others_median(values)
+    count = len(values)
+    distances = torch.stack(
+        [
+            (values[others(count, k)] - middle[k]).abs().nanquantile(0.5, dim=0)
+            if count > 1
+            else torch.full_like(values[k], torch.nan)
+            for k in range(count)
+        ]
+    )
+    usual = torch.as_tensor(spread, dtype=values.dtype, device=values.device)
+    scale = torch.maximum(_NORMAL * distances, usual).clamp(min=floor)
+    compared = (~values.isnan()).sum(0) - (~values.isnan()).int() >= 2
+    return torch.where(compared, (values - middle) / scale, torch.nan)
+
+
+def spread_of(values: Tensor) -> Tensor:
+    """The spread of a round's values, ``(*)``: 1.4826 MAD of all; NaN where fewer than three are.
+
+    Args:
+        values: ``(K, *)``.
+    """
+    middle = values.nanquantile(0.5, dim=0)
+    found = _NORMAL * (values - middle).abs().nanquantile(0.5, dim=0)
+    return torch.where((~values.isnan()).sum(0) >= 3, found, torch.nan)
+
+
+def worst(standings: Tensor, suspect: Suspect) -> Tensor:
+    """One number an update: how suspicious it stands, in spreads, 0 to ``LIMIT``.
+
+    Args:
+        standings: ``(K,)``, or ``(K, classes)``, of which the worst two are averaged: a back door
+            leads to one class, and one class alone may be chance.
+        suspect: Which end is the suspicious one.
+
+    Returns:
+        ``(K,)``; 0 where nothing is known.
+    """
+    oriented = {"high": standings, "low": -standings, "both": standings.abs()}[suspect]
+    beyond = oriented.nan_to_num(0.0).clamp(0, LIMIT)
+    if beyond.dim() == 1:
+        return beyond
+    return beyond.topk(min(WORST, beyond.shape[1]), dim=1).values.mean(1)

@@ -1,0 +1,165 @@
+"""Suspicion from standings, worked by hand; memory; policies; reasons."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedgaze.config import GateSpec
+from fedgaze.federate.gate import Gate, GateMeasure, Seen
+from fedgaze.federate.gate import gate as module
+from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT
+
+CLASSES = ("nought", "one", "two")
+
+
+def measure(name: str, values: Callable[[], Tensor], **more: Any) -> GateMeasure:
+    what: dict[str, Any] = {"per": "update", "suspect": "high", "floor": 1.0, "weight": 1.0}
+    what |= {"says": f"its {name}", "looks": False} | more
+    return GateMeasure(name, lambda _seen: values(), **what)
+
+
+def round_of(count: int = 4, **more: Any) -> Seen:
+    given: dict[str, Any] = {"sights": [None] * count, "received": None} | more
+    return Seen(tuple(range(count)), torch.zeros(count, 1), profiles=[{}] * count, **given)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Gate]:
+    def make(*measures: GateMeasure, **spec: Any) -> Gate:
+        monkeypatch.setattr(module, "find_measures", lambda _names: measures)
+        return Gate(GateSpec(**spec), CLASSES)
+
+    return make
+
+
+class Values:
+    """What a measure gives, changed from round to round."""
+
+    def __init__(self, *values: float) -> None:
+        self.set(*values)
+
+    def set(self, *values: float) -> None:
+        self.now = torch.tensor(values, dtype=torch.double)
+
+    def __call__(self) -> Tensor:
+        return self.now
+
+
+def suspicion(evidence: float) -> float:
+    return 1 / (1 + math.exp(HEIGHT - evidence))
+
+
+def test_evidence_is_the_weighted_sum_of_logarithms(made: Callable[..., Gate]) -> None:
+    """Two measures: the last client stands 5 and 3 spreads apart, with weights 4 and 0.5."""
+    gate = made(
+        measure("a", Values(0, 0, 0, 5), weight=4.0), measure("b", Values(1, 1, 1, 4), weight=0.5)
+    )
+    decisions = gate.judge(round_of())
+    expected = min(CAP, BIAS + 4 * math.log(6) + 0.5 * math.log(4))
+    assert decisions[3].evidence == pytest.approx(expected)
+    assert decisions[3].suspicion == pytest.approx(suspicion(expected))
+    assert decisions[3].spreads == {"a": 5.0, "b": 3.0}
+    assert decisions[0].evidence == 0
+    assert decisions[0].suspicion == pytest.approx(suspicion(0))
+    assert decisions[0].reasons == ()
+
+
+def test_weak_evidence_is_summed_and_an_outlier_recovers(made: Callable[..., Gate]) -> None:
+    step = 1.0
+    values = Values(0, 0, 0, 9)
+    gate = made(measure("a", values, weight=(step - BIAS) / math.log(10)))
+    found = [gate.judge(round_of())[3].evidence for _ in range(3)]
+    assert found == pytest.approx([step, 2 * step, 3 * step], abs=1e-3)
+    values.set(0, 0, 0, 0)
+    after = [gate.judge(round_of())[3].evidence for _ in range(3)]
+    assert after == pytest.approx([max(0.0, 3 * step + BIAS * n) for n in (1, 2, 3)], abs=1e-3)
+
+
+def test_no_more_is_remembered_than_the_cap(made: Callable[..., Gate]) -> None:
+    values = Values(0, 0, 0, 50)
+    gate = made(measure("a", values, weight=10.0))
+    for _ in range(5):
+        assert gate.judge(round_of())[3].evidence == CAP
+    values.set(0, 0, 0, 0)
+    rounds = math.ceil((CAP - HEIGHT) / -BIAS)
+    for _ in range(rounds):
+        last = gate.judge(round_of())[3]
+    assert last.suspicion < 0.5
+
+
+def test_a_restored_gate_goes_on_as_before(made: Callable[..., Gate]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rounds = torch.rand(6, 4, generator=generator, dtype=torch.double)
+    rounds[:, 3] += 4
+    values = Values(0)
+
+    def judged(gate: Gate, first: int, last: int) -> list[dict[str, Any]]:
+        records = []
+        for each in rounds[first:last]:
+            values.now = each
+            clients = [decision.shown() for decision in gate.judge(round_of())]
+            records.append({"gate": {"clients": clients, "spreads": gate.spreads}})
+        return records
+
+    one = measure("a", values, weight=1.5, floor=0.01)
+    whole = judged(made(one), 0, 6)
+    second = made(one)
+    second.restore(whole[:3])
+    assert judged(second, 3, 6) == whole[3:]
+
+
+def test_policies(made: Callable[..., Gate]) -> None:
+    def factors(**spec: Any) -> list[float]:
+        gate = made(measure("a", Values(0, 0, 0, 9), weight=20.0), **spec)
+        return [each.factor for each in gate.judge(round_of())]
+
+    assert factors() == [1, 1, 1, 1]
+    assert factors(policy="reject") == [1, 1, 1, 0]
+    assert factors(policy="reject", threshold=0.9999) == [1, 1, 1, 1]
+    weak = factors(policy="downweight")
+    assert weak == pytest.approx([1 - suspicion(0)] * 3 + [1 - suspicion(CAP)])
+
+
+def test_who_cannot_be_looked_at_is_not_cleared(
+    made: Callable[..., Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Seen, "looked", True)
+    gate = made(policy="reject")
+    decisions = gate.judge(round_of())
+    assert [each.factor for each in decisions] == [0, 0, 0, 0]
+    assert decisions[0].reasons == ("the server could not look at it",)
+
+
+def test_what_only_a_look_tells_is_not_asked_without_one(made: Callable[..., Gate]) -> None:
+    gate = made(measure("a", Values(0, 0, 0, 9), weight=20.0, looks=True))
+    assert gate.judge(round_of())[3].evidence == 0
+
+
+def test_reasons_name_values_and_classes(made: Callable[..., Gate]) -> None:
+    of_classes = torch.tensor([[0.8, 0.8, 0.8]] * 3 + [[0.8, 0.3, 0.1]], dtype=torch.double)
+    gate = made(
+        measure("heat", lambda: of_classes, per="class", suspect="low", floor=0.05, weight=2.0),
+        measure("length", Values(1, 1, 1, 3), floor=0.5),
+        measure("nothing", Values(1, 1, 1, 1.5)),
+    )
+    reasons = gate.judge(round_of())[3].reasons
+    assert reasons == (
+        "its heat for classes one and two: 0.20, the others 0.80",
+        "its length: 3.00, the others 1.00",
+    )
+
+
+def test_the_usual_spread_of_earlier_rounds_counts(made: Callable[..., Gate]) -> None:
+    """Five wide rounds; in a narrow one the same distance is no more than usual."""
+    values = Values(0, 10, 20, 30)
+    gate = made(measure("a", values, weight=1.0))
+    for _ in range(5):
+        gate.judge(round_of())
+    values.set(0, 0, 0, 9)
+    assert gate.judge(round_of())[3].spreads == {}
+    fresh = made(measure("a", values, weight=1.0))
+    assert fresh.judge(round_of())[3].spreads == {"a": 9.0}

@@ -1,0 +1,138 @@
+"""The evidence, each measure worked by hand on a round of made-up models."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedgaze.federate.gate import Seen, Sight, measures
+from fedgaze.federate.gate.marks import Patch, Sought
+from fedgaze.federate.look import Look, Probe
+from fedgaze.xai import Explanation
+
+NAN = math.nan
+
+
+def sight(
+    chances: Tensor, raw: Tensor, labels: Tensor, *, pulls: list[float] | None = None, **values: Any
+) -> Sight:
+    """What is seen of a model that gives these probabilities and these maps."""
+    explanation = Explanation(
+        heatmaps=raw,
+        raw=raw,
+        per_layer={},
+        attributions=None,
+        images=torch.arange(len(raw)),
+        targets=labels,
+        scores=labels.float(),
+        logits=chances.log(),
+        predicted=chances.argmax(1),
+        layers=("x",),
+        method="gradcam",
+        fusion="mean",
+        precision="full",
+        flags=((),) * len(raw),
+    )
+    probe = Probe(torch.zeros(len(raw), 1, 4, 4), labels, torch.arange(len(raw)), None)
+    look = Look(probe, explanation, {k: torch.tensor(v) for k, v in values.items()})
+    patch = Patch(torch.ones(1, 3, 3), 3, "in the middle")
+    changes = torch.zeros(1, chances.shape[1])
+    return Sight(look, Sought(patch, 0, changes), torch.tensor(pulls or [0.0]))
+
+
+def seen(*sights: Sight | None, received: Sight, vectors: Tensor | None = None) -> Seen:
+    count = len(sights)
+    steps = torch.eye(count) if vectors is None else vectors
+    return Seen(tuple(range(count)), steps, sights, received, [{}] * count)
+
+
+LABELS = torch.tensor([0, 0, 1])
+EVEN = torch.full((3, 2), 0.5)
+MAPS = torch.tensor([[[1.0, 0], [0, 0]], [[1, 1], [0, 0]], [[1, 1], [1, 1]]])
+RECEIVED = sight(EVEN, MAPS, LABELS)
+
+
+def test_a_class_counts_as_far_as_it_is_known() -> None:
+    """Image 0 is known by 0.9, image 1 by 0.1: their mean is 0.9 · 1 + 0.1 · 2 over 1."""
+    chances = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1]])
+    one = sight(chances, MAPS, LABELS, entropy=[1.0, 2.0, 3.0])
+    found = measures.class_means(s := seen(one, received=RECEIVED), s.measured("entropy"))
+    assert found[0, 0].item() == pytest.approx(1.1)
+    assert found[0, 1].isnan(), "class 1 is known by 0.1, which is too little"
+
+
+def test_what_is_not_defined_for_an_image_is_left_out() -> None:
+    one = sight(EVEN, MAPS, LABELS, entropy=[NAN, 2.0, 3.0])
+    found = measures.class_means(s := seen(one, received=RECEIVED), s.measured("entropy"))
+    assert found[0].tolist() == [2.0, 3.0]
+
+
+def test_an_update_that_was_not_seen_has_no_value() -> None:
+    one = sight(EVEN, MAPS, LABELS, entropy=[1.0, 2.0, 3.0])
+    round_ = seen(one, None, one, received=RECEIVED)
+    assert measures.class_means(round_, round_.measured("entropy"))[1].isnan().all()
+    assert measures.accuracy(round_)[1].isnan()
+    assert measures.loss(round_)[1].isnan()
+
+
+def test_agreement_with_the_received_model() -> None:
+    other = MAPS.flip(2)
+    round_ = seen(sight(EVEN, other, LABELS), received=RECEIVED)
+    alike = measures.agreement(round_, ranks=False, with_received=True)
+    assert alike[0].tolist() == pytest.approx([0.0, 1.0, 1.0])
+
+
+def test_agreement_with_the_others() -> None:
+    """The others' mean of two maps that lie left and right is even over both."""
+    left, right = MAPS[:1].expand(3, 2, 2), MAPS[:1].flip(2).expand(3, 2, 2)
+    round_ = seen(*(sight(EVEN, m, LABELS) for m in (left, right, left)), received=RECEIVED)
+    alike = measures.agreement(round_, ranks=False, with_received=False)
+    assert alike[:, 0].tolist() == pytest.approx([0.5, 0.0, 0.5])
+
+
+def test_maps_that_say_nothing() -> None:
+    maps = torch.tensor([[[0.0, 0], [0, 0]], [[2, 2], [2, 2]], [[5, 0], [0, 0]]])
+    round_ = seen(sight(EVEN, maps, LABELS), sight(EVEN, MAPS + 0.1, LABELS), received=RECEIVED)
+    assert measures.degenerate(round_).tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_confusion_is_the_most_of_any_other_class() -> None:
+    chances = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.8, 0.0], [0.5, 0.1, 0.4], [0.3, 0.1, 0.6]])
+    labels = torch.tensor([0, 1, 2, 2])
+    maps = torch.ones(4, 2, 2)
+    round_ = seen(sight(chances, maps, labels), received=sight(chances, maps, labels))
+    # for class 0: 0.2 of class 1, 0.4 of class 2; for 1: 0.3 of 0; for 2: 0.1 of 0
+    assert measures.confusion(round_)[0].tolist() == pytest.approx([0.4, 0.3, 0.1])
+
+
+def test_accuracy_and_loss() -> None:
+    chances = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.5, 0.25, 0.25]])
+    round_ = seen(sight(chances, MAPS, LABELS), received=RECEIVED)
+    assert measures.accuracy(round_).tolist() == pytest.approx([1 / 3])
+    expected = (math.log(2) + 2 * math.log(4)) / 3
+    assert measures.loss(round_).tolist() == pytest.approx([expected], rel=1e-5)
+
+
+def test_a_patch_pulls_its_own_update_more_than_the_others() -> None:
+    rows = [[0.9, 0.1, 0.0], [0.2, 0.3, 0.0], [0.4, 0.1, 0.5]]
+    round_ = seen(*(sight(EVEN, MAPS, LABELS, pulls=row) for row in rows), received=RECEIVED)
+    # of update 0: 0.9 against the median of 0.2 and 0.4
+    assert measures.pull(round_).tolist() == pytest.approx([0.6, 0.2, 0.5])
+
+
+def test_length_and_direction_of_steps() -> None:
+    vectors = torch.tensor([[3.0, 4.0], [1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    round_ = seen(*[None] * 4, received=RECEIVED, vectors=vectors)
+    assert measures.length(round_).exp().tolist() == pytest.approx([5, 1, 1, 2])
+    turned = measures.direction(round_).tolist()
+    # the last one is held against the medians (1, 0) of the others
+    assert turned[3] == pytest.approx(1.0)
+    assert turned[1] == pytest.approx(1 - 1 / math.sqrt(1 + 2**2))
+
+
+def test_a_step_of_length_zero_is_no_nan() -> None:
+    round_ = seen(*[None] * 3, received=RECEIVED, vectors=torch.zeros(3, 2))
+    assert measures.length(round_).isfinite().all()
+    assert measures.direction(round_).tolist() == [1.0, 1.0, 1.0]

@@ -1,0 +1,141 @@
+"""The gate at work in runs: who is kept out, by how much, and what it does not go with."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.federate.conftest import Silent
+
+from fedgaze.config import parse_task
+from fedgaze.errors import FedgazeError
+from fedgaze.federate import prepare, resume, start
+from fedgaze.federate.gate import Gate
+from fedgaze.federate.gatekeeping import towards
+
+ATTACKERS = [1, 4]
+
+
+def task_of(**more: Any) -> Any:
+    values: dict[str, Any] = {
+        "task_id": "gate",
+        "model": {"_target_": "fedgaze.models.DigitsNet"},
+        "dataset": {"name": "digits", "partition": "iid", "classes": ["0", "1", "2", "4", "7"]},
+        "learning_rate": 2e-3,
+        "num_epochs": 2,
+        "num_clients": 6,
+        "num_rounds": 6,
+        "xai": {"layer": "conv3", "run_location": "server", "pictures": False},
+        "gate": {"policy": "reject"},
+    }
+    return parse_task(values | more)
+
+
+def patched(**more: Any) -> Any:
+    return task_of(behaviour={"kind": "patch", "clients": ATTACKERS}, **more)
+
+
+def kept_out(record: dict[str, Any]) -> list[int]:
+    return [each["client"] for each in record["gate"]["clients"] if each["factor"] == 0]
+
+
+def test_towards_is_a_part_of_the_way() -> None:
+    received = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}
+    trained = {"w": torch.tensor([3.0, 0.0]), "n": torch.tensor(7)}
+    found = towards(received, trained, 0.25)
+    assert found["w"].tolist() == [1.5, 1.5]
+    assert found["n"].item() == 7
+    assert towards(received, trained, 0.0)["w"].tolist() == [1.0, 2.0]
+
+
+def test_a_back_door_is_kept_out_and_said_why(tmp_path: Path) -> None:
+    record = start(patched(), tmp_path / "run", Silent()).summary
+    last = record["rounds"][-1]
+    assert kept_out(last) == ATTACKERS
+    assert last["global"]["accuracy"] > 0.9
+    for each in last["gate"]["clients"]:
+        if each["client"] in ATTACKERS:
+            assert "pulls it to class 0" in " ".join(each["reasons"])
+    assert 0 < last["system"]["gate_cpu_seconds"] < last["system"]["cpu_seconds"]
+    reported = start(patched(gate={"policy": "report"}), tmp_path / "report", Silent()).summary
+    assert reported["rounds"][-1]["global"]["attack_success"] > 0.8, "the attack is none"
+    assert all(kept_out(each) == [] for each in reported["rounds"])
+
+
+@pytest.mark.parametrize("strategy", ["fedmedian", {"_target_": "FedTrimmedAvg", "beta": 0.2}])
+def test_robust_strategies_stand_behind_it(tmp_path: Path, strategy: Any) -> None:
+    task = patched(strategy=strategy, num_rounds=4)
+    record = start(task, tmp_path / "run", Silent()).summary
+    assert kept_out(record["rounds"][-1]) == ATTACKERS
+
+
+def test_a_resumed_gate_decides_as_without_an_interruption(tmp_path: Path) -> None:
+    whole = start(patched(num_rounds=4), tmp_path / "whole", Silent()).summary
+    start(patched(num_rounds=2), tmp_path / "parts", Silent())
+    parts = resume(tmp_path / "parts", patched(num_rounds=4), Silent()).summary
+
+    def decided(record: dict[str, Any]) -> list[Any]:
+        return [each["gate"]["clients"] for each in record["rounds"]]
+
+    assert decided(whole) == decided(parts)
+
+
+def test_without_the_servers_look_it_judges_steps_and_words(tmp_path: Path) -> None:
+    task = task_of(
+        behaviour={"kind": "stale", "clients": [2]},
+        gate={"policy": "report"},
+        num_rounds=3,
+        xai={"layer": "conv3", "run_location": "client", "samples_per_class": 1},
+    )
+    last = start(task, tmp_path / "run", Silent()).summary["rounds"][-1]
+    suspicion = {each["client"]: each["suspicion"] for each in last["gate"]["clients"]}
+    assert max(suspicion, key=suspicion.__getitem__) == 2
+    assert "direction" in last["gate"]["clients"][2]["spreads"]
+
+
+def test_without_explanations_there_is_no_gate(tmp_path: Path) -> None:
+    task = task_of(xai={"enabled": False}, gate={"policy": "report"}, num_rounds=1)
+    assert "gate" not in start(task, tmp_path / "run", Silent()).summary["rounds"][0]
+
+
+@pytest.mark.parametrize("policy", ["report", "reject"])
+def test_a_gate_that_fails_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    def broken(gate: Gate, seen: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(Gate, "judge", broken)
+    task = task_of(gate={"policy": policy}, num_rounds=1)
+    [record] = start(task, tmp_path / "run", Silent()).summary["rounds"]
+    assert record["gate"] == {"policy": policy, "failed": "ZeroDivisionError: by zero"}
+    assert ("not_merged" in record) == (policy == "reject"), "what nobody judged was merged"
+
+
+def test_fewer_than_the_floor_are_not_merged(tmp_path: Path) -> None:
+    task = patched(num_rounds=5, gate={"policy": "reject", "floor": 5})
+    rounds = start(task, tmp_path / "run", Silent()).summary["rounds"]
+    few = [each for each in rounds if kept_out(each) == ATTACKERS]
+    assert few
+    assert all(each["not_merged"] == "4 updates are fewer than gate.floor=5" for each in few)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"strategy": "SecAggPlus"}, "no single update can be seen"),
+        (
+            {"server": {"privacy": {"clipping_norm": 1.0, "noise_multiplier": 1.0}}},
+            "gate.policy=reject and server.privacy do not go together",
+        ),
+        ({"gate": {"measures": ["pul"]}}, r"no measure 'pul'.*did you mean.*pull"),
+    ],
+)
+def test_what_it_does_not_go_with(more: dict[str, Any], said: str) -> None:
+    with pytest.raises(FedgazeError, match=said):
+        prepare(task_of(**more))
+
+
+def test_pictures_that_are_not_written_cannot_be_shared() -> None:
+    with pytest.raises(FedgazeError, match="share=overlays needs pictures"):
+        task_of(xai={"pictures": False, "share": "overlays"})
