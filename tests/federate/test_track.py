@@ -39,12 +39,28 @@ def test_numbers_by_flat_names() -> None:
             }
         ],
         "system": {"sent_bytes": 21, "shared_process": True},
+        "gate": {
+            "policy": "reject",
+            "clients": [
+                {
+                    "client": 2,
+                    "suspicion": 0.75,
+                    "evidence": 4.0,
+                    "factor": 0.0,
+                    "reasons": ["far"],
+                    "spreads": {"loss": 3.0},
+                }
+            ],
+            "spreads": {"loss": 0.1},
+        },
     }
     assert dict(numbers(record)) == {
         "global/accuracy": 0.5,
         "client_2/train/loss": 1.5,
         "client_2/explanation/entropy": 0.25,
         "client_2/system/sent_bytes": 7,
+        "client_2/gate/suspicion": 0.75,
+        "client_2/gate/factor": 0.0,
         "server/system/sent_bytes": 21,
     }
 

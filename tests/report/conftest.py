@@ -83,6 +83,41 @@ def summary_of(rounds: int = 3, clients: int = 4, planted: int | None = 2) -> di
     return record
 
 
+REASONS = ["a small white square pulls it to class cat: 0.82, the others 0.01", "its heat: 0.3"]
+
+
+def gated(
+    run: "Run", suspicion: list[dict[int, float]], policy: str = "report", threshold: float = 0.5
+) -> "Run":
+    """Give a run a gate's record: the suspicion of each round's clients.
+
+    Who is suspicious has reasons and stands apart; the policy says what became of the update.
+    """
+    run.summary["task"]["gate"] = {"policy": policy, "floor": 2, "threshold": threshold}
+    for entry, values in zip(run.summary["rounds"], suspicion, strict=True):
+        clients = []
+        for client, value in values.items():
+            over = value >= threshold
+            factor = {"report": 1.0, "downweight": round(1 - value, 4), "reject": float(not over)}
+            clients.append(
+                {
+                    "client": client,
+                    "suspicion": value,
+                    "evidence": 8 * value,
+                    "factor": factor[policy],
+                    "reasons": REASONS if over else [],
+                    "spreads": {"loss": 1.25, "pull": 9.75, "third": 2.0} if over else {},
+                }
+            )
+        entry["gate"] = {
+            "policy": policy,
+            "clients": clients,
+            "spreads": {"pull": 0.05} if len(clients) > 2 else {},
+            "cpu_seconds": 0.5,
+        }
+    return run
+
+
 def _draw(folder: Path, round_: int, client: int, weights: list[str]) -> None:
     folder.mkdir(parents=True)
     maps = []

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.report.conftest import gated
 
 MIDDLE_PIXEL = """async (picture) => {
     await picture.decode();
@@ -95,8 +96,16 @@ def test_fits_a_phone_in_both_schemes(
     make_run: Callable[..., Any], visit: Callable[..., Any], scheme: str
 ) -> None:
     size = {"width": 360, "height": 740}
-    page = visit(make_run().write(), viewport=size, color_scheme=scheme)
+    run = gated(make_run(), [{0: 0.3, 1: 0.1, 2: 0.9, 3: 0.05}] * 3)
+    run.summary["rounds"][2]["gate"]["clients"][2]["reasons"] = ["heat" * 40, "heat " * 40]
+    page = visit(run.write(), viewport=size, color_scheme=scheme)
+    for each in page.locator("section:has(> #gate) summary").all():
+        if each.is_visible():
+            each.click()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+    why = page.locator(".decided td.why").first
+    assert why.locator(".apart").is_visible()
+    assert why.bounding_box()["x"] + why.bounding_box()["width"] <= 360
     red = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
     assert (int(red) < 60) == (scheme == "dark")
 

@@ -40,6 +40,13 @@ def test_kept_at_the_client(make_run: Callable[..., Any]) -> None:
     assert "cells" in gallery(page, "server", 3)["Client 1"]
 
 
+def test_pictures_that_were_never_written_were_not_kept_back(make_run: Callable[..., Any]) -> None:
+    run = make_run(drawn=False)
+    assert "No pictures are at hand: they were kept at the clients." in run.page().words
+    run.summary["task"]["xai"] = {"pictures": False}
+    assert "No pictures are at hand: the task has none written." in run.page().words
+
+
 def test_failures_absence_and_unmerged_rounds(make_run: Callable[..., Any]) -> None:
     run = make_run()
     rounds = run.summary["rounds"]

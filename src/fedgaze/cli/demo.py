@@ -1,10 +1,11 @@
 """`fedgaze demo`: a federation on real digits in which one client looks at the wrong place."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 __all__ = ["demo"]
 
@@ -31,18 +32,37 @@ def demo(
     from fedgaze.federate import demo_task, start
 
     console = Console(highlight=False)
+    task = demo_task(seed)
     done = carry_out(
         console,
-        lambda watch: start(demo_task(seed), output, watch, demo=True),
+        lambda watch: start(task, output, watch, demo=True),
         how_to_go_on(output),
+        threshold=task.gate.threshold,
     )
-    last = done.summary["rounds"][-1]
+    console.print()
+    _last_words(console, done.summary)
+
+
+def _last_words(console: Console, summary: dict[str, Any]) -> None:
+    """What the last round showed: by the gate first, then by what was measured."""
+    from fedgaze.cli.watch import ADDS_UP, suspicious, threshold_of
+
+    last = summary["rounds"][-1]
+    found = suspicious(last["gate"], threshold_of(summary))
+    for each in found:
+        console.print(
+            f"The gate finds client {each['client']} suspicious ({each['suspicion']:.2f}):"
+        )
+        for reason in each["reasons"] or [ADDS_UP]:
+            console.print(Text(f"  {reason}"), soft_wrap=True)
+    if not found and "failed" not in last["gate"]:
+        console.print("The gate finds no client suspicious.")
     looks = {each["client"]: each["server_explanation"] for each in last["clients"]}
     least = min(looks, key=lambda client: looks[client]["object_mass"])
     most = max(looks, key=lambda client: looks[client]["mark_drop"])
     console.print(
-        f"\nOn the same images, client {least} looks least at the strokes, and client {most} loses "
+        f"On the same images, client {least} looks least at the strokes, and client {most} loses "
         f"most when the mark is taken away ({looks[most]['mark_drop']:.2f} of its probability).\n"
         f"The mark was planted in the data of client "
-        f"{done.summary['task']['dataset']['plant']['clients'][0]}."
+        f"{summary['task']['dataset']['plant']['clients'][0]}."
     )

@@ -70,10 +70,20 @@ def run(
     elif resume:
         name = task.task_id if task else None
         path = output or find_unfinished(RUNS, name)
-        carry_out(console, lambda watch: go_on(path, task, watch), how_to_go_on(output))
+        carry_out(
+            console,
+            lambda watch: go_on(path, task, watch),
+            how_to_go_on(output),
+            threshold=_recorded_threshold(path),
+        )
     elif task:
         path = output or RUNS / task.task_id
-        carry_out(console, lambda watch: start(task, path, watch), how_to_go_on(output))
+        carry_out(
+            console,
+            lambda watch: start(task, path, watch),
+            how_to_go_on(output),
+            threshold=task.gate.threshold,
+        )
     else:
         raise FedgazeError("say which task: fedgaze run conf/config.yaml, or try fedgaze demo")
 
@@ -85,6 +95,7 @@ def how_to_go_on(output: Path | None) -> str | None:
 
 
 def _remote(console: Console, task: "Task | None", home: Path, resumed: Path | None) -> None:
+    from fedgaze.cli.watch import threshold_of
     from fedgaze.federate.deployment import ServerHome, control_of, follow, resubmit, submit
 
     place = ServerHome(home)
@@ -96,11 +107,27 @@ def _remote(console: Console, task: "Task | None", home: Path, resumed: Path | N
     else:
         raise FedgazeError("say which task, or with --resume --output RUN which run of the server")
     left = f"{job.name} goes on without you: fedgaze server logs {job.name} -f"
-    carry_out(console, lambda watch: follow(job, watch), left)
+    threshold = threshold_of(job.summary)
+    carry_out(console, lambda watch: follow(job, watch), left, threshold=threshold)
+
+
+def _recorded_threshold(path: Path) -> float:
+    from fedgaze.cli.watch import threshold_of
+    from fedgaze.store import Run
+
+    run = Run.open(path)
+    try:
+        return threshold_of(run.summary)
+    finally:
+        run.close()
 
 
 def carry_out(
-    console: Console, work: Callable[["Observer"], "Run"], left: str | None = None
+    console: Console,
+    work: Callable[["Observer"], "Run"],
+    left: str | None = None,
+    *,
+    threshold: float = 0.5,
 ) -> "Run":
     """Do a run's work under a progress bar and print how it ended.
 
@@ -108,12 +135,13 @@ def carry_out(
         console: Where to print.
         work: Starts or resumes the run that it returns.
         left: What to say after an interruption; by default, how to go on.
+        threshold: The task's ``gate.threshold``.
     """
     from fedgaze.cli.watch import Watch, final_table
     from fedgaze.store import not_stored
 
     try:
-        with Watch(console) as watch:
+        with Watch(console, threshold) as watch:
             done = work(watch)
     except KeyboardInterrupt:
         usual = "interrupted; whole rounds are kept: fedgaze run --resume goes on"

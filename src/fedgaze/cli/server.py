@@ -122,11 +122,14 @@ def start(
 def _serve(place: "ServerHome", job: "Job") -> None:
     """Stay with a run, and stop the server with it."""
     from fedgaze.cli.run import carry_out
+    from fedgaze.cli.watch import threshold_of
     from fedgaze.federate.deployment import follow, stop_server
 
+    threshold = threshold_of(job.summary)
     left = "the server is stopped; whole rounds are kept, and the same command goes on"
     try:
-        carry_out(Console(highlight=False), lambda watch: follow(job, watch), left)
+        console = Console(highlight=False)
+        carry_out(console, lambda watch: follow(job, watch), left, threshold=threshold)
         time.sleep(PARTING)
     finally:
         stop_server(place)

@@ -1,5 +1,6 @@
 """A run as the terminal shows it: live while it goes, a table when it is done."""
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Watch", "final_table"]
+__all__ = ["ADDS_UP", "Watch", "final_table", "suspicious", "threshold_of"]
 
 _DOING = {"train": "trains and explains itself", "evaluate": "evaluates", "query.identity": "joins"}
 
@@ -22,15 +23,23 @@ _MEASURES = {
 }
 
 
+_MOST = 8
+"""So many suspicious clients of a round have a line each."""
+
+ADDS_UP = "no difference stands out by itself; evidence adds up over measures and rounds"
+
+
 class Watch:
     """Shows a run's progress; it is the run's observer, and a context manager.
 
     Args:
         console: Where to print.
+        threshold: From which suspicion on the task calls an update suspicious.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, threshold: float = 0.5) -> None:
         self._console = console
+        self._threshold = threshold
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -84,12 +93,51 @@ class Watch:
         )
         for failure in record["failures"]:
             self.trouble(f"client {failure['client']} failed: {failure['reason']}")
+        self._gate(record.get("gate", {}))
+        if "not_merged" in record:
+            self.trouble(f"nothing was merged: {record['not_merged']}")
         self._progress.update(self._bar, completed=record["round"], doing="")
+
+    def _gate(self, gate: dict[str, Any]) -> None:
+        """What the gate decided, as far as it matters."""
+        if "failed" in gate:
+            passed = "no update" if gate["policy"] == "reject" else "each update"
+            self.trouble(f"the gate failed, and {passed} was let through: {gate['failed']}")
+        found = suspicious(gate, self._threshold)
+        for each in found[:_MOST]:
+            reasons = each["reasons"] or [ADDS_UP]
+            who = f"client {each['client']} is suspicious ({each['suspicion']:.2f})"
+            text = f"  gate: {who}, {_outcome(each['factor'])}: {reasons[0]}"
+            self._console.print(Text(text, "magenta"), soft_wrap=True)
+        if left := len(found[_MOST:]):
+            self._console.print(Text(f"  gate: and {left} more", "magenta"))
 
     def trouble(self, text: str) -> None:
         """Something beside the run went wrong; the run goes on."""
         # No markup: the words may be a client's, and a bracket in them is no style.
         self._console.print(Text(f"  {text}", "yellow"), soft_wrap=True)
+
+
+def threshold_of(summary: Mapping[str, Any]) -> float:
+    """From which suspicion on a run's task calls an update suspicious."""
+    return float(summary.get("task", {}).get("gate", {}).get("threshold", 0.5))
+
+
+def suspicious(gate: dict[str, Any], threshold: float) -> list[dict[str, Any]]:
+    """The gate's entries of the clients that are suspicious, the most suspicious first.
+
+    Args:
+        gate: The gate's part of a round's record; empty where there is none.
+        threshold: From which suspicion on one is suspicious.
+    """
+    found = [each for each in gate.get("clients", []) if each["suspicion"] >= threshold]
+    return sorted(found, key=lambda each: -each["suspicion"])
+
+
+def _outcome(factor: float) -> str:
+    if factor == 0:
+        return "kept out"
+    return "only reported" if factor == 1 else f"counts {factor:.2f} of itself"
 
 
 def final_table(record: dict[str, Any], planted: list[int]) -> Table:

@@ -177,6 +177,9 @@ def numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for entry in record["clients"]:
         parts = {key: value for key, value in entry.items() if key not in ("client", "samples")}
         yield from _flat(f"client_{entry['client']}", parts)
+    for decision in record.get("gate", {}).get("clients", []):
+        said = {key: decision[key] for key in ("suspicion", "factor")}
+        yield from _flat(f"client_{decision['client']}/gate", said)
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

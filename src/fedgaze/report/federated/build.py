@@ -7,12 +7,14 @@ from typing import Any
 
 from fedgaze.report.federated.charts import Chart, Series, learning_charts, look_charts
 from fedgaze.report.federated.costs import make_costs
+from fedgaze.report.federated.decisions import Judged, read_decisions
 from fedgaze.report.federated.gallery import Gallery, make_gallery
+from fedgaze.report.federated.gate import make_gate
 from fedgaze.report.federated.record import Record, Source, mapping, number, read_record
 from fedgaze.report.federated.split import make_split
 from fedgaze.report.federated.strip import make_strip
 from fedgaze.report.federated.verdict import findings, judge
-from fedgaze.report.federated.words import MEASURES, Measure, join, shown
+from fedgaze.report.federated.words import GATE_MEASURES, MEASURES, Measure, join, shown
 from fedgaze.report.html import render
 from fedgaze.store import write_text
 
@@ -46,11 +48,11 @@ def write_federated_report(run: Path, summary: Mapping[str, Any] | None = None) 
 
 
 def _render(record: Record) -> str:
-    found, verdict = findings(record), judge(record)
-    emphasised = [
-        each for each in record.clients if each in verdict.suspects or each in record.planted
-    ]
-    slots = _slots(record.clients, emphasised)
+    found, verdict, judged = findings(record), judge(record), read_decisions(record)
+    named = {*verdict.suspects, *verdict.apart, *record.planted, *record.misbehaving}
+    emphasised = [each for each in record.clients if each in named]
+    worst = [*verdict.suspects, *(each for each in emphasised if each not in verdict.suspects)]
+    slots = _slots(record.clients, worst)
     gallery = make_gallery(record, slots, emphasised)
     learning, looks = learning_charts(record), look_charts(record)
     sources: tuple[Source, ...] = ("server", "own")
@@ -61,13 +63,14 @@ def _render(record: Record) -> str:
         shown=shown,
         join=join,
         MEASURES=MEASURES,
+        GATE_MEASURES=GATE_MEASURES,
         record=record,
         verdict=verdict,
         suspects=verdict.suspects,
-        emphasised=emphasised,
         slots=slots,
         facts=_facts(record),
         strip=make_strip(record, found, emphasised),
+        gate=make_gate(record, judged),
         split=make_split(record),
         learning=learning,
         looks=looks,
@@ -75,7 +78,7 @@ def _render(record: Record) -> str:
         gallery=gallery,
         final=final_table(record),
         costs=make_costs(record),
-        troubles=_troubles(record),
+        troubles=_troubles(record, judged),
         versions=[mapping(each) for each in record.summary.get("versions") or []],
         settings=list(_settings(record.task)),
         chart_data=_chart_data(record, [*learning, *looks], slots, emphasised),
@@ -84,9 +87,8 @@ def _render(record: Record) -> str:
 
 
 def _slots(clients: list[Any], emphasised: list[Any]) -> dict[Any, int]:
-    """A colour a client, the same everywhere on the page."""
-    hot = iter(range(HOT_SLOTS))
-    slots = {client: next(hot, HOT_SLOTS) for client in emphasised}
+    """A colour a client, the same everywhere on the page; the first to emphasise get warm ones."""
+    slots = dict(zip(emphasised, range(HOT_SLOTS), strict=False))
     cool = [each for each in clients if each not in slots]
     for i, client in enumerate(cool):
         slots[client] = HOT_SLOTS + i % (SLOTS - HOT_SLOTS)
@@ -174,12 +176,16 @@ def final_table(record: Record) -> FinalTable | None:
         for source in ("server", "own")
     }
     source: Source = "server" if taken["server"] else "own"
+    gate = read_decisions(record)
+    kept_out = gate.kept_out(last) if gate else frozenset()
     rule = _RULES.get(str(mapping(record.round(last).get("contribution")).get("by")), "")
     rows = []
     for client in record.clients:
         entry = record.entry(last, client)
         train, validation = mapping(entry.get("train")), mapping(entry.get("validation"))
-        remark = "" if entry else "took no part"
+        remark = "kept out of the merge" if client in kept_out else ""
+        if not entry:
+            remark = "took no part"
         if failure := record.failure(last, client) or record.explanation(last, client, source).get(
             "failed"
         ):
@@ -216,7 +222,7 @@ def _adds(contribution: Mapping[str, Any]) -> str:
     )
 
 
-def _troubles(record: Record) -> list[tuple[int | None, str]]:
+def _troubles(record: Record, judged: Judged | None) -> list[tuple[int | None, str]]:
     """What went wrong, by round; first what concerns no single one."""
     troubles: list[tuple[int | None, str]] = [
         (None, f"The tracker {name} {what}")
@@ -240,6 +246,10 @@ def _troubles(record: Record) -> list[tuple[int | None, str]]:
                 if failed:
                     what = f"The explanation of {record.called(client)}{whose} failed: {failed}"
                     troubles.append((round_, what))
+        if judged is not None and round_ in judged.failed:
+            passed = "no update" if judged.policy == "reject" else "each update"
+            why = judged.failed[round_]
+            troubles.append((round_, f"The gate failed, and {passed} was let through: {why}"))
         if failed := mapping(entry.get("contribution")).get("failed"):
             troubles.append((round_, f"What each client adds could not be computed: {failed}"))
         if entry.get("not_merged"):

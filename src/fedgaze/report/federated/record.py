@@ -2,18 +2,22 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from fedgaze.errors import FedgazeError
+from fedgaze.report.federated.words import join
 
 __all__ = ["Record", "Source", "mapping", "number", "read_record"]
 
 Source = Literal["server", "own"]
 """On which images a client's model was measured: the server's common ones or the client's own."""
+
+MOST_NAMES = 8
+"""Of more clients, a sentence says how many they are."""
 
 _KEYS: dict[Source, str] = {"server": "server_explanation", "own": "explanation"}
 
@@ -40,6 +44,7 @@ class Record:
         rounds: Numbers of the rounds, in order.
         clients: Every client that appears anywhere, in order.
         planted: The clients in whose data the task planted a mark.
+        misbehaving: The clients that the task lets misbehave.
         classes: Class names by index.
     """
 
@@ -48,6 +53,7 @@ class Record:
     rounds: list[int]
     clients: list[Any]
     planted: list[Any]
+    misbehaving: list[Any]
     classes: list[str]
 
     @property
@@ -71,6 +77,21 @@ class Record:
     def label(self, client: Any) -> str:
         """What a client is called where it stands alone, or begins a sentence."""
         return str(self._names.get(str(client)) or f"Client {client}")
+
+    def listed(self, clients: Sequence[Any]) -> str:
+        """Some clients as a sentence lists them; of many, how many they are."""
+        if len(clients) > MOST_NAMES:
+            return f"{len(clients)} clients"
+        if len(clients) > 1 and not any(str(each) in self._names for each in clients):
+            return f"clients {join([str(each) for each in clients])}"
+        return join([self.called(each) for each in clients])
+
+    @property
+    def behaviour(self) -> str:
+        """How the clients misbehave that the task lets misbehave, in short."""
+        said = mapping(self.task.get("behaviour"))
+        first = number(said.get("first_round")) or 1
+        return f"{said.get('kind')}{f' from round {first:.0f} on' if first > 1 else ''}"
 
     @property
     def judged_by_clients(self) -> bool:
@@ -162,6 +183,7 @@ def _record(path: Path, summary: Mapping[str, Any]) -> Record:
     rounds = _rounds(summary)
     plant = mapping(mapping(mapping(summary.get("task")).get("dataset")).get("plant"))
     planted = list(plant.get("clients") or [])
+    misbehaving = list(mapping(mapping(summary.get("task")).get("behaviour")).get("clients") or [])
     seen = [
         mapping(entry).get("client")
         for each in rounds
@@ -171,8 +193,9 @@ def _record(path: Path, summary: Mapping[str, Any]) -> Record:
         path=path,
         summary=summary,
         rounds=sorted({each["round"] for each in rounds}),
-        clients=_ordered([*seen, *(planted if seen else [])]),
+        clients=_ordered([*seen, *([*planted, *misbehaving] if seen else [])]),
         planted=planted,
+        misbehaving=misbehaving,
         classes=[str(each) for each in summary.get("classes") or []],
     )
 

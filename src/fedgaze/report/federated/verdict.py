@@ -1,13 +1,17 @@
-"""What the measurements of a run say in one sentence, and what they do not."""
+"""What a run says in one sentence, and what it does not: by the gate, else by the measurements."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from fedgaze.report.federated.decisions import Judged, read_decisions
 from fedgaze.report.federated.record import Record, Source
-from fedgaze.report.federated.words import MEASURES, Measure, join, shown
+from fedgaze.report.federated.suspicion import in_words
+from fedgaze.report.federated.words import MEASURES, Measure, shown
 
 __all__ = ["Finding", "Verdict", "apart", "findings", "judge"]
 
+MOST_FURTHER = 2
+"""Findings that are told beside the gate's decisions."""
 LEAST_GAP = 0.05
 """Differences below this are not spoken of, however alike the others are."""
 
@@ -53,14 +57,22 @@ class Verdict:
     Attributes:
         headline: One sentence.
         details: What it rests on, a sentence each.
-        suspects: The clients that stand apart.
-        against_plan: How that compares with what the task planted; None where it planted nothing.
+        suspects: The clients that the gate suspects; without one, those that stand apart.
+        against_plan: How that compares with what the task arranged; None where it arranged nothing.
+        apart: The clients that stand apart in a measurement.
+        by_gate: Whether the headline is the gate's.
+        reasons: Why the gate suspects whom it suspects, a phrase each.
+        further: The gate's limits here and what the measurements say beside it, a sentence each.
     """
 
     headline: str
     details: list[str]
     suspects: list[Any]
     against_plan: str | None
+    apart: list[Any]
+    by_gate: bool = False
+    reasons: list[str] = field(default_factory=list)
+    further: list[str] = field(default_factory=list)
 
 
 def apart(values: dict[Any, float], client: Any) -> bool:
@@ -107,15 +119,40 @@ def _last_measured(record: Record, name: str) -> tuple[int, Source] | None:
 
 
 def judge(record: Record) -> Verdict:
-    """Put the findings into words that claim no more than was measured."""
+    """Put the gate's decisions, or else the findings, into words that claim no more than they do.
+
+    A gate that had nothing to compare with, as with two clients, clears nobody: then the findings
+    have the first word.
+    """
     found = findings(record)
     telling = [each for each in found if each.stands_apart]
-    suspects = list(dict.fromkeys(each.client for each in telling))
+    outliers = list(dict.fromkeys(each.client for each in telling))
+    gate = read_decisions(record)
+    if gate is not None and gate.rounds and (gate.compared or gate.suspects):
+        return _by_gate(record, gate, found, outliers)
     return Verdict(
         headline=_headline(record, found, telling),
         details=[_sentence(each, record) for each in (telling or found[:2])],
+        suspects=outliers,
+        against_plan=_against_plan(record, outliers, by_gate=False, measured=bool(found)),
+        apart=outliers,
+    )
+
+
+def _by_gate(record: Record, gate: Judged, found: list[Finding], outliers: list[Any]) -> Verdict:
+    suspects = [each.client for each in gate.suspects]
+    telling = [_sentence(each, record) for each in found if each.stands_apart]
+    alike = "By the measures of where models look alone, no client stands apart."
+    said = in_words(record, gate)
+    return Verdict(
+        headline=said.headline,
+        details=said.details,
         suspects=suspects,
-        against_plan=_against_plan(record, suspects, found),
+        against_plan=_against_plan(record, suspects, by_gate=True),
+        apart=outliers,
+        by_gate=True,
+        reasons=said.reasons,
+        further=[*said.notes, *(telling[:MOST_FURTHER] or ([alike] if found else []))],
     )
 
 
@@ -162,16 +199,39 @@ def _sentence(finding: Finding, record: Record) -> str:
     return f"{body} ({remark})." if remark else f"{body}."
 
 
-def _against_plan(record: Record, suspects: list[Any], found: list[Finding]) -> str | None:
-    if not record.planted:
+def _against_plan(
+    record: Record, suspects: list[Any], *, by_gate: bool, measured: bool = True
+) -> str | None:
+    plans = []
+    if record.planted:
+        plans.append(f"planted a mark in the data of {record.listed(record.planted)}")
+    if record.misbehaving:
+        plans.append(f"let {record.listed(record.misbehaving)} misbehave ({record.behaviour})")
+    if not plans:
         return None
-    who = join(list(map(record.called, record.planted)))
-    plan = f"The task planted a mark in the data of {who}, on purpose"
-    if not found:
+    plan = f"The task {' and '.join(plans)}, on purpose"
+    arranged = {*record.planted, *record.misbehaving}
+    if not measured:
         return f"{plan}; nothing was measured that could show it."
-    if set(suspects) == set(record.planted):
-        return f"{plan}: the measurements single out the right one."
+    one = len(arranged) == 1
+    if set(suspects) == arranged:
+        whom = "the right one" if one else "the right ones"
+        return f"{plan}: the {'gate singles' if by_gate else 'measurements single'} out {whom}."
     if not suspects:
-        return f"{plan}; the measurements of the last round do not single it out."
-    others = join(list(map(record.called, suspects)))
+        whom = "it" if one else "them"
+        by = "gate does" if by_gate else "measurements of the last round do"
+        return f"{plan}; the {by} not single {whom} out."
+    if by_gate:
+        return f"{plan}; the gate finds {_hits(record, set(suspects), arranged)}."
+    others = record.listed([each for each in record.clients if each in suspects])
     return f"{plan}; what stands apart in the measurements is {others}."
+
+
+def _hits(record: Record, suspects: set[Any], arranged: set[Any]) -> str:
+    """Whom of those it should the gate finds suspicious, and whom besides."""
+    hits, others = len(suspects & arranged), suspects - arranged
+    besides = record.listed([each for each in record.clients if each in others]) if others else ""
+    if len(arranged) > 1:
+        found = f"{hits or 'none'} of these {len(arranged)} suspicious"
+        return f"{found}, and {besides} besides" if besides else found
+    return f"it suspicious, and {besides} besides" if hits else f"{besides} suspicious instead"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MEASURES", "Measure", "join", "shown"]
+__all__ = ["GATE_MEASURES", "MEASURES", "Measure", "join", "shown"]
 
 Unit = Literal["share", "points", "plain"]
 
@@ -86,6 +86,32 @@ MEASURES = {
     )
 }
 """Every measure that has words, the most telling first."""
+
+GATE_MEASURES = {
+    "pull": "pull of the patch sought for it",
+    "changed": "pull of changes of the whole image",
+    "confusion": "other classes taken for one",
+    "object_mass": "heat on the object",
+    "object_drop": "drop without the object",
+    "region_drop": "drop without the hottest tenth",
+    "border_mass": "heat along the border",
+    "entropy": "spread of the heat",
+    "gini": "unevenness of the heat",
+    "agreement": "agreement with the received model’s maps",
+    "rank_agreement": "ranks in agreement with the received model’s maps",
+    "peer_agreement": "agreement with the others’ maps",
+    "peer_rank_agreement": "ranks in agreement with the others’ maps",
+    "degenerate": "heatmaps that say nothing",
+    "loss": "loss on the server’s images",
+    "accuracy": "accuracy on the server’s images",
+    "length": "length of its step",
+    "direction": "direction of its step",
+    "own_object_mass": "heat on the object, by its own word",
+    "own_border_mass": "heat along the border, by its own word",
+    "own_entropy": "spread of the heat, by its own word",
+    "own_agreement": "agreement with the received model’s maps, by its own word",
+}
+"""What the gate compares updates by; another package's measure is called by its name."""
 
 
 def shown(value: float | None, unit: Unit = "share", *, bare: bool = False, digits: int = 1) -> str:
