@@ -17,7 +17,7 @@ from fedgaze.federate.gate import Decision, Gate, Seen, Sight, Trial
 from fedgaze.federate.look import Look
 from fedgaze.federate.onlooker import Onlooker
 from fedgaze.federate.replies import Update
-from fedgaze.federate.setup import reason
+from fedgaze.federate.setup import reason, threads
 from fedgaze.store import Run
 from fedgaze.train import State
 
@@ -65,13 +65,14 @@ class Gatekeeper:
             What may be merged, and the round's entry ``gate`` of the record.
         """
         began = time.process_time()
-        record: dict[str, Any] = {"policy": self._task.gate.policy}
+        spec = self._task.gate
+        record: dict[str, Any] = {"policy": spec.policy, "threshold": spec.threshold}
         try:
-            seen = self._see(updates, looks, received)
-            decisions = self._gate.judge(seen)
+            with threads(self._task.resources.cpu):  # as clients: the same wherever it runs
+                decisions = self._gate.judge(self._see(updates, looks, received))
         except Exception as error:  # noqa: BLE001 - a gate that fails ends no training
             record["failed"] = reason(error)
-            return ([] if self._task.gate.policy == "reject" else list(updates)), record
+            return ([] if spec.policy == "reject" else list(updates)), record
         record["clients"] = [each.shown() for each in decisions]
         record["spreads"] = self._gate.spreads
         self.seconds = round(time.process_time() - began, 4)

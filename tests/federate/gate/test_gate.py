@@ -16,8 +16,12 @@ from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT
 CLASSES = ("nought", "one", "two")
 
 
+WIDE = 1 + 6 / 3
+"""By how much the spread of three others is widened."""
+
+
 def measure(name: str, values: Callable[[], Tensor], **more: Any) -> GateMeasure:
-    what: dict[str, Any] = {"per": "update", "suspect": "high", "floor": 1.0, "weight": 1.0}
+    what: dict[str, Any] = {"per": "update", "suspect": "high", "floor": 1 / WIDE, "weight": 1.0}
     what |= {"says": f"its {name}", "looks": False} | more
     return GateMeasure(name, lambda _seen: values(), **what)
 
@@ -142,8 +146,10 @@ def test_what_only_a_look_tells_is_not_asked_without_one(made: Callable[..., Gat
 def test_reasons_name_values_and_classes(made: Callable[..., Gate]) -> None:
     of_classes = torch.tensor([[0.8, 0.8, 0.8]] * 3 + [[0.8, 0.3, 0.1]], dtype=torch.double)
     gate = made(
-        measure("heat", lambda: of_classes, per="class", suspect="low", floor=0.05, weight=2.0),
-        measure("length", Values(1, 1, 1, 3), floor=0.5),
+        measure(
+            "heat", lambda: of_classes, per="class", suspect="low", floor=0.05 / WIDE, weight=2.0
+        ),
+        measure("length", Values(1, 1, 1, 3), floor=0.5 / WIDE),
         measure("nothing", Values(1, 1, 1, 1.5)),
     )
     reasons = gate.judge(round_of())[3].reasons

@@ -133,6 +133,12 @@ class _Logged:
         LOG.info("round %d is whole: accuracy %s", record["round"], score["accuracy"])
         for failure in record["failures"]:
             LOG.info("  client %s failed: %s", self.name(failure["client"]), failure["reason"])
+        gate = record.get("gate", {})
+        for each in gate.get("clients", []):
+            if each["suspicion"] >= gate["threshold"]:
+                fate = "merged" if each["factor"] else "kept out"
+                why = "; ".join([f"suspicion {each['suspicion']:.2f}", *each["reasons"]])
+                LOG.info("  client %s is suspicious, %s: %s", self.name(each["client"]), fate, why)
 
     def trouble(self, text: str) -> None:
         LOG.info("%s", text)

@@ -12,6 +12,8 @@ __all__ = ["LIMIT", "Suspect", "standing", "worst"]
 Suspect = Literal["high", "low", "both"]
 LIMIT = 10.0
 """Further away than so many spreads is as far as that."""
+WIDENING = 6.0
+"""How much wider a spread of few is taken to be: by 1 + this over their number."""
 WORST = 2
 """Of how many classes the mean is taken, the worst ones."""
 _NORMAL = 1.4826  # a normal distribution's standard deviation in MADs
@@ -20,32 +22,33 @@ _NORMAL = 1.4826  # a normal distribution's standard deviation in MADs
 def standing(values: Tensor, floor: float, spread: Tensor | float = 0.0) -> Tensor:
     """How many spreads each value is above the median of the others.
 
-    ``(v_i - m_i) / s_i`` with ``m_i`` the median of the others and ``s_i`` 1.4826 times the median
-    of their distances from it: an attacker has no part in what it is held against, and a minority
-    of them little.
+    ``(v_i - m_i) / (s_i (1 + 6 / n))`` with ``m_i`` the median of the n others and ``s_i`` 1.4826
+    times the median of their distances from it: an attacker has no part in what it is held against,
+    and a minority of them little. The fewer the others, the less their spread is known, and the
+    wider it is taken to be. Of values by class, a spread is at least the median of all classes'.
 
     Args:
-        values: ``(K, *)``; NaN where there is none.
+        values: ``(K,)`` or ``(K, classes)``; NaN where there is none.
         floor: The least spread.
-        spread: What the spread was in earlier rounds, ``(*)``; the larger one counts.
+        spread: What the spread was in earlier rounds; the larger one counts.
 
     Returns:
         As values; NaN where there is none, or fewer than two others to compare with.
     """
-    middle = others_median(values)
     count = len(values)
-    distances = torch.stack(
-        [
-            (values[others(count, k)] - middle[k]).abs().nanquantile(0.5, dim=0)
-            if count > 1
-            else torch.full_like(values[k], torch.nan)
-            for k in range(count)
-        ]
+    if count < 3:
+        return torch.full_like(values, torch.nan)
+    middle = others_median(values)
+    distances = _NORMAL * torch.stack(
+        [(values[others(count, k)] - middle[k]).abs().nanquantile(0.5, dim=0) for k in range(count)]
     )
-    usual = torch.as_tensor(spread, dtype=values.dtype, device=values.device)
-    scale = torch.maximum(_NORMAL * distances, usual).clamp(min=floor)
-    compared = (~values.isnan()).sum(0) - (~values.isnan()).int() >= 2
-    return torch.where(compared, (values - middle) / scale, torch.nan)
+    scale = torch.maximum(distances, torch.as_tensor(spread, dtype=values.dtype)).nan_to_num(0.0)
+    if values.dim() == 2:
+        scale = torch.maximum(scale, distances.nanmedian(1, keepdim=True).values.nan_to_num(0.0))
+    known = ~values.isnan()
+    rest = known.sum(0) - known.int()
+    scale = scale.clamp(min=floor) * (1 + WIDENING / rest.clamp(min=1))
+    return torch.where(rest >= 2, (values - middle) / scale, torch.nan)
 
 
 def spread_of(values: Tensor) -> Tensor:
