@@ -21,6 +21,7 @@ _COMMANDS = (
     "compare",
     "embed",
     "run",
+    "lab",
     "ask",
     "export",
     "init",

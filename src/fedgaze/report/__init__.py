@@ -14,6 +14,7 @@ from fedgaze.report.explanations import write_explanations
 from fedgaze.report.federated.build import write_federated_report
 from fedgaze.report.federated.gallery import first_overlays
 from fedgaze.report.federated.record import Record, read_record
+from fedgaze.report.lab.page import write_lab_report
 
 __all__ = [
     "Asked",
@@ -45,4 +46,5 @@ __all__ = [
     "write_evaluation",
     "write_explanations",
     "write_federated_report",
+    "write_lab_report",
 ]
