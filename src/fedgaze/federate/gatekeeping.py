@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
 from fedgaze.config import Task
@@ -73,9 +73,10 @@ class Gatekeeper:
         except Exception as error:  # noqa: BLE001 - a gate that fails ends no training
             record["failed"] = reason(error)
             return ([] if spec.policy == "reject" else list(updates)), record
+        finally:
+            self.seconds = round(time.process_time() - began, 4)
         record["clients"] = [each.shown() for each in decisions]
         record["spreads"] = self._gate.spreads
-        self.seconds = round(time.process_time() - began, 4)
         passed = [
             _weakened(update, decision, received)
             for update, decision in zip(updates, decisions, strict=True)
@@ -148,10 +149,9 @@ def _weakened(update: Update, decision: Decision, received: State) -> Update:
     return replace(update, state=state, message=message)
 
 
-def _scaled(array: Any, factor: float) -> Any:
-    from flwr.app import Array
-
-    return Array(array.numpy() * array.numpy().dtype.type(factor))
+def _scaled(array: Array, factor: float) -> Array:
+    values = array.numpy()
+    return Array(values * values.dtype.type(factor))
 
 
 def towards(received: State, trained: State, factor: float) -> State:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedgaze.federate.gate import Seen, Sight, measures
+from fedgaze.config import GateSpec
+from fedgaze.federate.gate import Gate, Seen, Sight, measures
 from fedgaze.federate.gate.marks import Patch, Sought
 from fedgaze.federate.look import Look, Probe
 from fedgaze.xai import Explanation
@@ -75,6 +76,15 @@ def test_an_update_that_was_not_seen_has_no_value() -> None:
     assert measures.class_means(round_, round_.measured("entropy"))[1].isnan().all()
     assert measures.accuracy(round_)[1].isnan()
     assert measures.loss(round_)[1].isnan()
+
+
+def test_an_output_that_is_no_number_clears_nobody() -> None:
+    broken = torch.full((3, 2), NAN)
+    rest = [sight(EVEN, MAPS, LABELS, pulls=[0.0] * 4) for _ in range(3)]
+    round_ = seen(*rest, sight(broken, MAPS, LABELS, pulls=[0.0] * 4), received=RECEIVED)
+    decisions = Gate(GateSpec(policy="reject"), ("a", "b")).judge(round_)
+    assert [each.factor for each in decisions] == [1, 1, 1, 0]
+    assert decisions[3].reasons[0] == "the server could not look at it"
 
 
 def test_agreement_with_the_received_model() -> None:

@@ -13,7 +13,7 @@ from fedgaze.config import GateSpec
 from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT
 from fedgaze.federate.gate.measures import others_median
 from fedgaze.federate.gate.registry import GateMeasure, find_measures
-from fedgaze.federate.gate.seen import Seen
+from fedgaze.federate.gate.seen import Seen, Sight
 from fedgaze.federate.gate.standing import spread_of, standing, worst
 from fedgaze.federate.gate.words import reasons_of
 
@@ -127,8 +127,7 @@ class Gate:
             evidence = BIAS + sum(each.nats for each in findings)
             summed = min(max(self._evidence.get(client, 0.0) + evidence, 0.0), CAP)
             reasons = reasons_of(findings, self._classes, seen, k)
-            unseen = seen.looked and seen.sights[k] is None
-            if unseen:
+            if seen.looked and not _shows_something(seen.sights[k]):
                 summed, reasons = CAP, (UNSEEN, *reasons)
             self._evidence[client] = round(summed, 4)
             suspicion = 1 / (1 + math.exp(HEIGHT - summed))
@@ -186,3 +185,8 @@ class Gate:
     def _remember(self, spreads: Mapping[str, float]) -> None:
         for name, value in spreads.items():
             self._spreads.setdefault(name, deque(maxlen=ROUNDS)).append(value)
+
+
+def _shows_something(sight: Sight | None) -> bool:
+    """Weights so large that the output is no number show as little as what cannot be looked at."""
+    return sight is not None and bool(sight.look.explanation.logits.isfinite().all())
