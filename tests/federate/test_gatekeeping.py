@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from tests.federate.bench import Bench
 from tests.federate.conftest import Silent
+from tests.federate.test_scaffold import answer as control_answer
+from tests.federate.test_scaffold import sent_control
 
 from fedgaze.config import parse_task
 from fedgaze.errors import FedgazeError
 from fedgaze.federate import prepare, resume, start
-from fedgaze.federate.gate import Gate
-from fedgaze.federate.gatekeeping import towards
+from fedgaze.federate.gate import Decision, Gate, Seen
+from fedgaze.federate.gatekeeping import Gatekeeper, towards
 
 ATTACKERS = [1, 4]
 
@@ -46,6 +49,48 @@ def test_towards_is_a_part_of_the_way() -> None:
     assert found["w"].tolist() == [1.5, 1.5]
     assert found["n"].item() == 7
     assert towards(received, trained, 0.0)["w"].tolist() == [1.0, 2.0]
+
+
+def decide(monkeypatch: pytest.MonkeyPatch, *factors: float) -> None:
+    """Let the gate merge these parts of the updates, in the order of their clients."""
+
+    def judge(gate: Gate, seen: Seen) -> list[Decision]:
+        return [Decision(c, 0.5, 0.0, f, ()) for c, f in zip(seen.clients, factors, strict=True)]
+
+    monkeypatch.setattr(Gate, "judge", judge)
+
+
+@pytest.mark.parametrize(
+    ("factors", "merged"),
+    [((1, 1, 1), 4.0), ((1, 1, 0), 2.0), ((1, 0.5, 0.25), (1 + 0.5 * 3 + 0.25 * 8) / 3)],
+)
+def test_what_is_merged_is_the_part_that_the_gate_lets_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factors: tuple[float, ...], merged: float
+) -> None:
+    """FedAvg of weights 1, 3 and 8 from 0, each client with as many images."""
+    made = Bench(tmp_path, 3, {})
+    made.server.keeper = Gatekeeper(made.server.onlooker, made.server.run)
+    decide(monkeypatch, *factors)
+    made.round([[1.0, 0.0], [3.0, 0.0], [8.0, 0.0]], [7, 7, 7])
+    assert made.w == pytest.approx([merged, 0.0])
+
+
+def test_of_a_control_the_same_part_is_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SCAFFOLD: ``c = 0 + mean(0.5 · 2, 4)``."""
+    made = Bench(tmp_path, 2, {}, optimizer="sgd", strategy="scaffold")
+    made.server.keeper = Gatekeeper(made.server.onlooker, made.server.run)
+    decide(monkeypatch, 0.5, 1.0)
+    made.send()
+    replies = [
+        control_answer(message, {**made.state, "w": torch.ones(2)}, {"w": torch.full((2,), change)})
+        for message, change in zip(made.sent, (2.0, 4.0), strict=True)
+    ]
+    made.strategy.aggregate_train(1, replies)
+    made.number = 1
+    made.send()
+    assert sent_control(made.sent[0]) == [2.5, 2.5]
 
 
 def test_a_back_door_is_kept_out_and_said_why(tmp_path: Path) -> None:
