@@ -13,7 +13,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --cov --cov-report=
 	$(BIN)/coverage report --include='src/fedgaze/xai/*' --fail-under=95
 
-# Servers, clients and power cuts, real disks that fill up: a quarter of an hour.
+# Servers, clients and power cuts, real disks that fill up: some twenty minutes.
 slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 20 -m slow
 
