@@ -42,7 +42,8 @@ class Told:
 
 
 def times(folder: LabFolder) -> dict[str, int]:
-    return {each.stem: each.stat().st_mtime_ns for each in (folder.path / "cells").iterdir()}
+    files = (folder.path / "cells").iterdir()
+    return {each.name.rsplit(".", 2)[0]: each.stat().st_mtime_ns for each in files}
 
 
 def carry_out(path: Path, directory: Path | None = None, **keys: Any) -> tuple[LabFolder, Told]:
@@ -61,9 +62,10 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     before = times(folder)
     # One was not finished, and one was made by another version.
     halved, older, *_ = sorted(ids)
-    file = folder.path / "cells" / f"{halved}.json"
+    where = {each.id: folder.file(each) for each in folder.plan.cells}
+    file = where[halved]
     file.write_text(file.read_text()[:100])
-    other = folder.path / "cells" / f"{older}.json"
+    other = where[older]
     other.write_text(json.dumps(json.loads(other.read_text()) | {"fingerprint": "0"}))
     folder, told = carry_out(tmp_path / "lab", **quick, seeds=[0])
     assert set(told.found) == {halved, older}
@@ -76,6 +78,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     another = LabFolder(folder.path, parse_plan(TINY | quick | {"rounds": 2}))
     assert len(another.left()) == 4
     assert another.results() == []
+    places = {another.file(each) for each in another.plan.cells}
+    assert not places & set(where.values()), "results of one would replace those of the other"
 
 
 def test_a_run_that_fails_is_told_counts_nowhere_and_is_tried_again(tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ class LabFolder:
         return self.path / ".work"
 
     def file(self, cell: Cell) -> Path:
-        """Where a cell's result lies."""
-        return self.path / "cells" / f"{cell.id}.json"
+        """Where a cell's result lies: one that was made under other conditions lies beside it."""
+        return self.path / "cells" / f"{cell.id}.{cell.fingerprint[:8]}.json"
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
         """What came of a cell; None where it was not carried out, or under other conditions."""

@@ -34,7 +34,7 @@ def write_results(folder: LabFolder, command: str) -> dict[str, Any]:
     results = Results(found)
     if not results.runs:
         why = f": {results.failed[0]['failed']}" if results.failed else ""
-        raise FedgazeError(f"no cell of {folder.path} is done{why}")
+        raise FedgazeError(f"no cell of {folder.path} is done under today's conditions{why}")
     whole = {
         "fedgaze": __version__,
         "made": {
