@@ -1,16 +1,8 @@
-"""The one schema of a task: read from YAML by OmegaConf, validated by pydantic.
-
-A task is one YAML file and, on the command line, ``key=value`` words that overrule it.
-:func:`load_task` returns it checked, or raises one sentence that names the key, the value and the
-nearest right one. What only the running task can know (does the model have this layer?) is checked
-by :func:`fedgaze.federate.prepare`, also before anything is written.
-"""
+"""The sections of a task."""
 
 import re
-import types
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,31 +10,31 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
-    PrivateAttr,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from fedgaze.errors import FedgazeError, nearest
-
 __all__ = [
     "BehaviourSpec",
     "ContributionSpec",
+    "Contributions",
     "DatasetSpec",
+    "FileName",
+    "GateSpec",
     "ModelSpec",
     "PlantSpec",
+    "Positive",
     "PrivacySpec",
+    "ResourcesSpec",
+    "Section",
     "SelectionSpec",
+    "ServerSpec",
     "Share",
     "StrategySpec",
-    "Task",
+    "WandbSpec",
     "XaiSpec",
-    "load_task",
-    "read_values",
-    "sentence_of",
 ]
 
 Share = Literal["none", "profile", "maps", "overlays"]
@@ -51,11 +43,13 @@ Positive = Annotated[int, Field(ge=1)]
 FileName = Annotated[str, Field(pattern=r"^[\w][\w.-]*$")]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a configuration, in which no key is unknown."""
+
     model_config = ConfigDict(extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
 
 
-class _Target(_Section):
+class _Target(Section):
     """Something of the user's choice: ``_target_`` names it, every other key is an argument."""
 
     model_config = ConfigDict(extra="allow")
@@ -103,7 +97,7 @@ def _strategy(value: object) -> object:
 Strategy = Annotated[StrategySpec, BeforeValidator(_strategy)]
 
 
-class PlantSpec(_Section):
+class PlantSpec(Section):
     """A label-coded mark stamped into some clients' images: the laboratory's known shortcut."""
 
     clients: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
@@ -120,7 +114,7 @@ _OF_PARTITION: dict[str, tuple[tuple[str, ...], float | None]] = {
 """Keys of the data set that mean something to some partitions only, and what they are there."""
 
 
-class DatasetSpec(_Section):
+class DatasetSpec(Section):
     """Which images, and how they are split over the clients."""
 
     name: str = "digits"
@@ -162,7 +156,7 @@ class DatasetSpec(_Section):
         return value
 
 
-class XaiSpec(_Section):
+class XaiSpec(Section):
     """How clients and server explain themselves."""
 
     enabled: bool = True
@@ -222,7 +216,7 @@ class XaiSpec(_Section):
         return self
 
 
-class GateSpec(_Section):
+class GateSpec(Section):
     """What happens to an update that looks at the wrong place."""
 
     policy: Literal["report", "downweight", "reject"] = "report"
@@ -236,7 +230,7 @@ class GateSpec(_Section):
     """By what updates are compared; by all measures by default."""
 
 
-class SelectionSpec(_Section):
+class SelectionSpec(Section):
     """Who trains in a round."""
 
     by: Literal["all", "random", "metric", "explicit"] = "all"
@@ -280,13 +274,8 @@ _OF_BEHAVIOUR: dict[str, tuple[str, ...]] = {
 }
 """Keys of a behaviour that mean something to some kinds only."""
 
-_IN_ONE_PLACE = (
-    "behaviour is for a laboratory, where all clients are one's own: leave it out, or use "
-    "engine=local or engine=simulation"
-)
 
-
-class BehaviourSpec(_Section):
+class BehaviourSpec(Section):
     """How some clients misbehave: the laboratory's, to prove a defence by."""
 
     kind: Literal[
@@ -348,7 +337,7 @@ class BehaviourSpec(_Section):
         return self
 
 
-class ContributionSpec(_Section):
+class ContributionSpec(Section):
     """What each client adds to a round's merged model; ``shapley`` is short for ``by: shapley``."""
 
     by: Literal["none", "leave_one_out", "shapley"] = "none"
@@ -366,7 +355,7 @@ def _contribution(value: object) -> object:
 Contributions = Annotated[ContributionSpec, BeforeValidator(_contribution)]
 
 
-class PrivacySpec(_Section):
+class PrivacySpec(Section):
     """Differential privacy of the merged weights, client by client."""
 
     side: Literal["server", "client"] = "server"
@@ -393,14 +382,14 @@ class PrivacySpec(_Section):
     """Let things out of clients that the noise does not cover."""
 
 
-class ServerSpec(_Section):
+class ServerSpec(Section):
     """The server's part: its strategy, and the privacy of what it makes."""
 
     strategy: Strategy = Field(default_factory=StrategySpec)
     privacy: PrivacySpec | None = None
 
 
-class WandbSpec(_Section):
+class WandbSpec(Section):
     """Weights & Biases, as an older task file names it; the same as ``trackers: [wandb]``."""
 
     use: bool = False
@@ -414,324 +403,9 @@ class WandbSpec(_Section):
         return None if self.key is None else self.key.get_secret_value()
 
 
-class ResourcesSpec(_Section):
+class ResourcesSpec(Section):
     """What one client may use."""
 
     cpu: Positive = 1
     """Threads."""
     memory: ByteSize = Field(default=ByteSize(2 * 2**30), validate_default=True)
-
-
-class Task(_Section):
-    """A task: everything a run needs to know. Every key has a default but ``model``."""
-
-    task_id: FileName = "task"
-    """Names the run: its record is written to ``runs/<task_id>``."""
-    random_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    model_type: Literal["Pytorch", "Tensorflow", "Huggingface"] = "Pytorch"
-    model: ModelSpec
-    dataset: DatasetSpec = Field(default_factory=DatasetSpec)
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """Of local training; ``sgd`` is plain, without momentum."""
-    batch_size: Positive = 32
-    num_epochs: Positive = 1
-    """Local epochs a round."""
-    num_rounds: Positive = 5
-    num_clients: Positive = 4
-    clients_per_round: Positive | None = None
-    """How many clients train in a round; all by default."""
-    selection: SelectionSpec | None = None
-    """Who they are; by default drawn at random."""
-    server: ServerSpec = Field(default_factory=ServerSpec)
-    contribution: Contributions = Field(default_factory=ContributionSpec)
-    """What each client adds, on the server's held-out images; not computed by default."""
-    xai: XaiSpec = Field(default_factory=XaiSpec)
-    gate: GateSpec = Field(default_factory=GateSpec)
-    behaviour: BehaviourSpec | None = None
-    """How some clients misbehave; everybody is honest by default."""
-    engine: Literal["local", "simulation", "deployment"] = "local"
-    device: str = "auto"
-    round_timeout: Annotated[float, Field(gt=0)] = 3600.0
-    """Seconds that a round waits for its clients."""
-    join_timeout: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that a run waits for clients to be there: for all at its start, and before each
-    round for ``min_clients``."""
-    min_clients: Positive | None = None
-    """With how many clients a round may begin; by default ``gate.floor``, or all if fewer."""
-    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
-    storage: str | None = None
-    """An fsspec URL (``s3://bucket/prefix``): each whole round's model is stored there, too."""
-    trackers: list[Literal["mlflow", "tensorboard", "wandb"]] = Field(default_factory=list)
-    wandb: WandbSpec = Field(default_factory=WandbSpec)
-
-    _directory: Path | None = PrivateAttr(default=None)
-
-    def on_a_server(self) -> Self:
-        """The same task for clients on other machines.
-
-        They bring their own images, unless the task says how they share those that it names.
-
-        Raises:
-            FedgazeError: The task lets clients misbehave.
-        """
-        if self.behaviour is not None:
-            raise FedgazeError(_IN_ONE_PLACE)
-        dataset = self.dataset
-        if "partition" not in dataset.model_fields_set:
-            changes = {"partition": "own", "alpha": None, "shards_per_client": None}
-            dataset = dataset.model_copy(update=changes)
-        changed = self.model_copy(update={"engine": "deployment", "dataset": dataset})
-        return changed.in_directory(self.directory)
-
-    @property
-    def least_clients(self) -> int:
-        """With how many clients a round may begin."""
-        return self.min_clients or min(self.gate.floor, self.num_clients)
-
-    @property
-    def directory(self) -> Path | None:
-        """The task's own directory, from which its models and data sets are read."""
-        return self._directory
-
-    def in_directory(self, directory: Path | None) -> Self:
-        """The same task, with this as its own directory."""
-        self._directory = directory
-        return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_strategy(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "strategy" in values:
-            if "strategy" in (values.get("server") or {}):
-                raise ValueError("the strategy is given twice: 'strategy' and 'server.strategy'")
-            values = {k: v for k, v in values.items() if k != "strategy"} | {
-                "server": {**(values.get("server") or {}), "strategy": values["strategy"]}
-            }
-        return values
-
-    @field_validator("device")
-    @classmethod
-    def _known_device(cls, value: str) -> str:
-        kind, _, index = value.partition(":")
-        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
-            raise ValueError("allowed are auto, cpu, cuda, cuda:0 … and mps")
-        return value
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.clients_per_round is not None and self.clients_per_round > self.num_clients:
-            raise ValueError(
-                f"clients_per_round={self.clients_per_round} is more than "
-                f"num_clients={self.num_clients}"
-            )
-        if self.min_clients is not None and self.min_clients > self.num_clients:
-            raise ValueError(
-                f"min_clients={self.min_clients} is more than num_clients={self.num_clients}"
-            )
-        self._check_selection()
-        self._check_behaviour()
-        plant = self.dataset.plant
-        if plant and max(plant.clients) >= self.num_clients:
-            raise ValueError(
-                f"dataset.plant.clients={plant.clients} names a client that is not there: "
-                f"they are counted from 0 to {self.num_clients - 1}"
-            )
-        if self.gate.policy != "report" and self.xai.run_location == "client":
-            raise ValueError(
-                f"gate.policy={self.gate.policy} needs the server's own look: "
-                "set xai.run_location to server or both, or gate.policy to report"
-            )
-        return self
-
-    def _check_behaviour(self) -> None:
-        spec = self.behaviour
-        if spec is None:
-            return
-        if max(spec.clients) >= self.num_clients:
-            raise ValueError(
-                f"behaviour.clients={spec.clients} names a client that is not there: "
-                f"they are counted from 0 to {self.num_clients - 1}"
-            )
-        if self.engine == "deployment":
-            raise ValueError(_IN_ONE_PLACE)
-
-    def _check_selection(self) -> None:
-        spec, said = self.selection, self.clients_per_round
-        if spec is None:
-            return
-        named = spec.clients or []
-        if spec.count is not None and spec.count > self.num_clients:
-            raise ValueError(
-                f"selection.count={spec.count} is more than num_clients={self.num_clients}"
-            )
-        if named and max(named) >= self.num_clients:
-            raise ValueError(
-                f"selection.clients={named} names a client that is not there: "
-                f"they are counted from 0 to {self.num_clients - 1}"
-            )
-        meant = self.selected
-        if spec.by in ("random", "metric") and meant is None:
-            raise ValueError(f"selection.by={spec.by} needs selection.count: how many train")
-        if meant and spec.candidates is not None and spec.candidates < meant:
-            raise ValueError(
-                f"selection.candidates={spec.candidates} are fewer than the {meant} that train"
-            )
-        if said not in (None, meant):
-            raise ValueError(
-                f"clients_per_round={said} and selection, by which {meant} clients train, "
-                "contradict each other: keep one"
-            )
-
-    @property
-    def selected(self) -> int | None:
-        """How many clients train in a round, as far as ``selection`` or its short form says it."""
-        spec = self.selection
-        if spec is None or (spec.by in ("random", "metric") and spec.count is None):
-            return self.clients_per_round
-        return {"all": self.num_clients, "explicit": len(spec.clients or [])}.get(
-            spec.by, spec.count
-        )
-
-    def public(self) -> dict[str, Any]:
-        """The task as plain values for records, pages and logs: without its secrets."""
-        values = self.model_dump(mode="json", by_alias=True, exclude={"wandb": {"key"}})
-        values["xai"]["save_dir"] = str(self.xai.save_dir)
-        return values
-
-
-def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
-    """Read a task file, apply ``key=value`` overrides, resolve interpolations, validate.
-
-    Args:
-        path: A YAML file. Its folder, or the folder above when it is called ``conf``, is the
-            task's own directory.
-        overrides: Words such as ``xai.layer=conv2`` or ``num_rounds=3``; values are YAML.
-
-    Raises:
-        FedgazeError: The file is missing or no YAML mapping, an interpolation leads nowhere, or a
-            key or value is not of the schema.
-    """
-    if not path.is_file():
-        raise FedgazeError(f"{path}: no such file; `fedgaze init DIR` writes a starter task")
-    values = read_values(path, overrides, "a task", "task_id: x", "num_rounds=3")
-    directory = path.resolve().parent
-    return parse_task(values, directory.parent if directory.name == "conf" else directory)
-
-
-def read_values(
-    path: Path | None, overrides: Sequence[str], what: str, example: str, override: str
-) -> Any:
-    """Read a YAML file, apply ``key=value`` overrides, resolve interpolations.
-
-    Args:
-        path: The file; None where there are only overrides.
-        overrides: Words such as ``num_rounds=3``; values are YAML.
-        what: It holds, for people: ``a task``.
-        example: Of its keys and values.
-        override: An example of an override.
-
-    Raises:
-        FedgazeError: The file is missing or no YAML mapping, or an interpolation leads nowhere.
-    """
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    for word in overrides:
-        if "=" not in word:
-            raise FedgazeError(f"'{word}' is not of the form key=value, such as {override}")
-    where = path or "the command line"
-    try:
-        read = OmegaConf.create({}) if path is None else OmegaConf.load(path)
-        if not isinstance(read, DictConfig):
-            raise FedgazeError(f"{path}: {what} is a mapping of keys to values, such as {example}")
-        config = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OSError as error:
-        raise FedgazeError(f"{path} cannot be read: {error.strerror}") from None
-    except YAMLError as error:
-        raise FedgazeError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
-    except (OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise FedgazeError(f"{where}: {str(error).splitlines()[0]}") from None
-
-
-def parse_task(values: Any, directory: Path | None = None) -> Task:
-    """Validate plain values as a task.
-
-    Raises:
-        FedgazeError: A key or value is not of the schema.
-    """
-    try:
-        task = Task.model_validate(values)
-    except ValidationError as error:
-        raise FedgazeError(sentence_of(error, Task)) from None
-    return task.in_directory(directory)
-
-
-# What pydantic says for programmers, as a person who writes a task would say it.
-_ALLOWED = {
-    "model_type": "a mapping of keys to values",
-    "dict_type": "a mapping of keys to values",
-    "string_pattern_mismatch": "a name of letters, digits, '.', '_' and '-'",
-    "byte_size": "a size such as 512MiB or 2GiB",
-    "union": "a name, a whole number or a list of these",
-}
-_UNION = {"str", "int", "list[union[str,int]]"}
-
-
-def sentence_of(error: ValidationError, schema: type[BaseModel]) -> str:
-    """Say the first thing that is wrong, and how many more there are.
-
-    Args:
-        error: Of validating something.
-        schema: What it should have been.
-    """
-    problems = error.errors(include_url=False)
-    # An unknown key explains a missing one, so it is told first.
-    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
-    first = problems[0]
-    keys = [part for part in first["loc"] if part not in _UNION]
-    name = ".".join(str(key) for key in keys)
-    secret = {"wandb", "storage"}.intersection(first["loc"])
-    value = "***" if secret else first["input"]
-    if first["type"] == "extra_forbidden":
-        allowed = _keys(first["loc"][:-1], schema)
-        text = f"unknown key '{name}'={value!r}{nearest(str(keys[-1]), allowed)}"
-        if "did you mean" not in text:
-            text += f"; allowed are {', '.join(allowed)}"
-    elif first["type"] == "missing":
-        text = f"the key '{name}' is missing"
-    elif first["type"] == "literal_error":
-        allowed = list(_literals(first["ctx"]["expected"]))
-        text = f"{name}={value}: allowed are {', '.join(allowed)}{nearest(str(value), allowed)}"
-    elif first["type"] in _ALLOWED or len(keys) < len(first["loc"]):
-        text = f"{name}={value!r}: {_ALLOWED.get(first['type'], _ALLOWED['union'])} is allowed"
-    else:
-        reason = first["msg"].removeprefix("Value error, ")
-        text = f"{name}={value!r}: {reason[0].lower()}{reason[1:]}" if name else reason
-    more = len(problems) - 1
-    return text + (f" (and {more} more)" if more else "")
-
-
-def _literals(expected: str) -> list[str]:
-    return [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
-
-
-def _keys(path: Sequence[str | int], section: type[BaseModel]) -> list[str]:
-    """The keys allowed in the section that a path of keys leads to."""
-    for key in path:
-        field = next((f for n, f in section.model_fields.items() if key in (n, f.alias)), None)
-        if field is None:
-            break
-        section = next(filter(_is_section, _members(field.annotation)), section)
-    return sorted(field.alias or name for name, field in section.model_fields.items())
-
-
-def _members(annotation: Any) -> Mapping[Any, None]:
-    union = get_origin(annotation) in (Union, types.UnionType)
-    return dict.fromkeys(get_args(annotation) if union else [annotation])
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
