@@ -1,5 +1,6 @@
 """Images and labels in one file of NumPy arrays."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -11,7 +12,7 @@ from fedgaze.data.dataset import Dataset, StackedImages
 from fedgaze.data.split import hold_out
 from fedgaze.errors import FedgazeError
 
-__all__ = ["load_npz"]
+__all__ = ["load_npz", "read_npz", "stacked"]
 
 _WHOLE = ("x", "y")
 _PARTED = ("x_train", "y_train", "x_test", "y_test")
@@ -32,7 +33,9 @@ def load_npz(root: Path | None, seed: int = 0) -> Dataset:
     """
     if root is None:
         raise FedgazeError("dataset.root is missing: an npz file with the arrays x and y")
-    arrays = _read(root)
+    if not root.is_file():
+        raise FedgazeError(f"dataset.root={root} is not a file: an npz file is allowed")
+    arrays = read_npz(root, _wanted)
     if "x" in arrays:
         images = _images(root, arrays, "x", "y")
         kept, held = hold_out(len(images.labels), seed)
@@ -49,25 +52,45 @@ def load_npz(root: Path | None, seed: int = 0) -> Dataset:
     return Dataset(root.stem, train, test, tuple(map(str, range(count))))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise FedgazeError(f"dataset.root={file} is not a file: an npz file is allowed")
+def _wanted(file: Path, there: Sequence[str]) -> Sequence[str]:
+    wanted = _WHOLE if "x" in there else _PARTED
+    if missing := [each for each in wanted if each not in there]:
+        raise FedgazeError(
+            f"{file} lacks {', '.join(missing)}: it has {', '.join(there)}, and allowed are "
+            f"{', '.join(_WHOLE)}, or {', '.join(_PARTED)}"
+        )
+    return wanted
+
+
+def read_npz(file: Path, wanted: Callable[[Path, Sequence[str]], Sequence[str]]) -> dict[str, Any]:
+    """Read arrays of a file as numpy.savez writes it; nothing in it is run.
+
+    Args:
+        file: It.
+        wanted: Says which arrays, of those that are there.
+
+    Raises:
+        FedgazeError: It is no such file, is damaged, or lacks what is wanted.
+    """
     if not is_zipfile(file):
-        raise FedgazeError(f"dataset.root={file} is no npz file, as numpy.savez writes it")
+        raise FedgazeError(f"{file} is no npz file, as numpy.savez writes it")
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            wanted = _WHOLE if "x" in arrays.files else _PARTED
-            if missing := [each for each in wanted if each not in arrays.files]:
-                raise FedgazeError(
-                    f"{file} lacks {', '.join(missing)}: it has {', '.join(arrays.files)}, and "
-                    f"allowed are {', '.join(_WHOLE)}, or {', '.join(_PARTED)}"
-                )
-            return {each: arrays[each] for each in wanted}
+            return {each: arrays[each] for each in wanted(file, arrays.files)}
     except FedgazeError:
         raise
     # A damaged file is met with whatever its bytes lead a reader to.
     except Exception as error:
         raise FedgazeError(f"{file} cannot be read: {error}") from error
+
+
+def stacked(images: Any, labels: Any) -> StackedImages:
+    """Images ``(N, H, W)`` or ``(N, H, W, C)``, uint8, and labels ``(N,)`` as fedgaze has them."""
+    pixels = torch.from_numpy(images)
+    return StackedImages(
+        pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(labels.astype(np.int64)),
+    )
 
 
 def _images(file: Path, arrays: dict[str, Any], x: str, y: str) -> StackedImages:
@@ -84,11 +107,7 @@ def _images(file: Path, arrays: dict[str, Any], x: str, y: str) -> StackedImages
             f"{file} has {len(images)} images in {x}, and {y} is {labels.dtype} "
             f"{labels.shape}; allowed is a whole number from 0 for each image"
         )
-    pixels = torch.from_numpy(images)
-    return StackedImages(
-        pixels[:, None] if grey else pixels.permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(labels.astype(np.int64)),
-    )
+    return stacked(images, labels)
 
 
 def _sides(array: Any) -> str:

@@ -1,12 +1,12 @@
 """MedMNIST: medical images of one size, each set in one file as its authors publish it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import numpy as np
-import torch
 
+from fedgaze.data.arrays import read_npz, stacked
 from fedgaze.data.dataset import Dataset, StackedImages
 from fedgaze.errors import FedgazeError, nearest
 
@@ -120,7 +120,7 @@ def load_medmnist(name: str, root: Path | None) -> Dataset:
     known = own if own in MEDMNIST or name == MEDMNIST_ANY else name
     if name not in (MEDMNIST_ANY, known):
         raise FedgazeError(f"dataset.name={name}: {file} is a file of {known}")
-    arrays = _read(file)
+    arrays = read_npz(file, _wanted)
     train, test = (_images(file, part, arrays) for part in ("train", "test"))
     classes = MEDMNIST.get(known)
     count = 1 + int(max(train.labels.max(), test.labels.max()))
@@ -154,24 +154,14 @@ def _find(name: str, root: Path) -> Path:
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if not is_zipfile(file):
-        raise FedgazeError(f"{file} is no npz file, as MedMNIST's are")
+def _wanted(file: Path, there: Sequence[str]) -> Sequence[str]:
     wanted = [f"{part}_{what}" for part in ("train", "test") for what in ("images", "labels")]
-    try:
-        with np.load(file) as arrays:
-            missing = [each for each in wanted if each not in arrays.files]
-            if missing:
-                raise FedgazeError(
-                    f"{file} is not in MedMNIST's layout: it has {', '.join(arrays.files)} and "
-                    f"lacks {', '.join(missing)}"
-                )
-            return {each: arrays[each] for each in wanted}
-    except FedgazeError:
-        raise
-    # A damaged file is met with whatever its bytes lead a reader to.
-    except Exception as error:
-        raise FedgazeError(f"{file} cannot be read: {error}") from error
+    if missing := [each for each in wanted if each not in there]:
+        raise FedgazeError(
+            f"{file} is not in MedMNIST's layout: it has {', '.join(there)} and lacks "
+            f"{', '.join(missing)}"
+        )
+    return wanted
 
 
 def _images(file: Path, part: str, arrays: dict[str, Any]) -> StackedImages:
@@ -193,8 +183,4 @@ def _images(file: Path, part: str, arrays: dict[str, Any]) -> StackedImages:
             f"{file} has {len(images)} {part}_images and {len(labels)} {part}_labels "
             f"({labels.dtype}); allowed is a whole number each"
         )
-    pixels = torch.from_numpy(images)
-    return StackedImages(
-        pixels[:, None] if grey else pixels.permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(labels.reshape(-1).astype(np.int64)),
-    )
+    return stacked(images, labels.reshape(-1))

@@ -1,16 +1,15 @@
 """What a method is, and where methods are found by name."""
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from torch import Tensor
 
 from fedgaze.errors import FedgazeError, nearest
+from fedgaze.plugins import offered
 
 __all__ = [
     "GROUP",
@@ -150,9 +149,7 @@ def options_of(function: Callable[..., Tensor] | None) -> dict[str, Any]:
 
 @cache
 def third_party(built_in: frozenset[str]) -> tuple[Mapping[str, Method], Mapping[str, str]]:
-    """What other packages offer. One of them that is broken takes nothing from the others.
-
-    Each that cannot be used is warned of, once, with the name of its entry point.
+    """What other packages offer: see `fedgaze.plugins.offered`; asked once.
 
     Args:
         built_in: The names of fedgaze's own methods, which no other method may have.
@@ -160,25 +157,4 @@ def third_party(built_in: frozenset[str]) -> tuple[Mapping[str, Method], Mapping
     Returns:
         The methods by name; and by the name of an entry point what is wrong with what it offers.
     """
-    found: dict[str, Method] = {}
-    wrong: dict[str, str] = {}
-    for point in entry_points(group=GROUP):
-        what = f"the entry point {point.name!r} of {GROUP} ({point.value})"
-        problem = None
-        try:
-            method = point.load()
-        except Exception as error:  # noqa: BLE001 - whatever a foreign package raises
-            problem = f"cannot be loaded: {type(error).__name__}: {error}"
-        else:
-            if not isinstance(method, Method):
-                problem = f"is {type(method).__name__}; allowed is a fedgaze.xai.Method"
-            elif method.name in built_in:
-                problem = f"is named {method.name!r}, as a method of fedgaze is; it is ignored"
-            elif method.name in found:
-                problem = f"is named {method.name!r}, as another one is; it is ignored"
-            else:
-                found[method.name] = method
-        if problem is not None:
-            wrong[point.name] = f"{what} {problem}"
-            warnings.warn(wrong[point.name], RuntimeWarning, stacklevel=3)
-    return found, wrong
+    return offered(GROUP, Method, "method", built_in)

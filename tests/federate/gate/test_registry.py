@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from fedgaze import plugins
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.gate import GROUP, GateMeasure, find_measures, gate_measures
 from fedgaze.federate.gate import registry as module
@@ -36,7 +37,7 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Point]]:
         assert group == GROUP == "fedgaze.gate_measures"
         return points
 
-    monkeypatch.setattr(module, "entry_points", entry_points)
+    monkeypatch.setattr(plugins, "entry_points", entry_points)
     module._third_party.cache_clear()
     yield points
     module._third_party.cache_clear()
@@ -64,7 +65,7 @@ def test_no_package_replaces_a_measure_of_ours(offered: list[Point]) -> None:
     module._third_party.cache_clear()
     usurper = GateMeasure("direction", lambda seen: seen.vectors[:, 0], "update", "high", 1, "x")
     offered.append(Point("direction", usurper))
-    with pytest.warns(RuntimeWarning, match="as another one is; it is ignored"):
+    with pytest.warns(RuntimeWarning, match="as a measure of fedgaze is; it is ignored"):
         assert gate_measures()["direction"] is ours
 
 

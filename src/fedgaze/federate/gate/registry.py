@@ -1,10 +1,8 @@
 """The gate's measures by name, other packages' among them."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import entry_points
 from typing import Literal
 
 import torch
@@ -15,6 +13,7 @@ from fedgaze.federate.gate import measures
 from fedgaze.federate.gate.calibrated import WEIGHTS
 from fedgaze.federate.gate.seen import Seen
 from fedgaze.federate.gate.standing import Suspect
+from fedgaze.plugins import offered
 
 __all__ = ["GROUP", "GateMeasure", "find_measures", "gate_measures"]
 
@@ -166,25 +165,4 @@ def find_measures(names: list[str] | None) -> tuple[GateMeasure, ...]:
 
 @cache
 def _third_party(ours: frozenset[str]) -> dict[str, GateMeasure]:
-    """What other packages offer; one of them that is broken takes nothing from the others."""
-    found: dict[str, GateMeasure] = {}
-    for point in entry_points(group=GROUP):
-        problem = None
-        try:
-            measure = point.load()
-        except Exception as error:  # noqa: BLE001 - whatever a foreign package raises
-            problem = f"cannot be loaded: {type(error).__name__}: {error}"
-        else:
-            if not isinstance(measure, GateMeasure):
-                problem = f"is {type(measure).__name__}; allowed is a fedgaze GateMeasure"
-            elif measure.name in ours or measure.name in found:
-                problem = f"is named {measure.name!r}, as another one is; it is ignored"
-            else:
-                found[measure.name] = measure
-        if problem is not None:
-            warnings.warn(
-                f"the entry point {point.name!r} of {GROUP} ({point.value}) {problem}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-    return found
+    return offered(GROUP, GateMeasure, "measure", ours)[0]
