@@ -98,13 +98,13 @@ def test_a_back_door_is_kept_out_and_said_why(tmp_path: Path) -> None:
     last = record["rounds"][-1]
     assert kept_out(last) == ATTACKERS
     assert last["global"]["accuracy"] > 0.9
-    said: dict[int, str] = dict.fromkeys(range(6), "")
+    said: dict[int, str] = {}
     for each in record["rounds"]:
         for one in each["gate"]["clients"]:
-            said[one["client"]] += " ".join(one["reasons"])
-    assert {client for client, text in said.items() if "pulls it to class 0" in text} == {
-        *ATTACKERS
-    }
+            if one["factor"] == 0:
+                said[one["client"]] = said.get(one["client"], "") + " ".join(one["reasons"])
+    assert set(said) == {*ATTACKERS}
+    assert all("pulls it to class 0" in text for text in said.values())
     assert 0 < last["system"]["gate_cpu_seconds"] < last["system"]["cpu_seconds"]
     reported = start(patched(gate={"policy": "report"}), tmp_path / "report", Silent()).summary
     assert reported["rounds"][-1]["global"]["attack_success"] > 0.8, "the attack is none"

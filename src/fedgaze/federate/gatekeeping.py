@@ -13,7 +13,20 @@ from torch import Tensor
 
 from fedgaze.config import Task
 from fedgaze.federate.exchange import pack, weights_of
-from fedgaze.federate.gate import Decision, Gate, Seen, Sight, Trial
+from fedgaze.federate.gate import (
+    Certainty,
+    Decision,
+    Found,
+    Gate,
+    Merges,
+    Predict,
+    Seen,
+    Sight,
+    Trial,
+    certainty_of,
+    leave_one_out,
+    shows_something,
+)
 from fedgaze.federate.look import Look
 from fedgaze.federate.onlooker import Onlooker
 from fedgaze.federate.replies import Update
@@ -88,45 +101,74 @@ class Gatekeeper:
         self, updates: Sequence[Update], looks: Mapping[int, Look | None], received: State
     ) -> Seen:
         vectors = torch.stack([self._step(each.state, received) for each in updates])
+        moved = torch.stack([_moved(each.state, received) for each in updates])
         clients = tuple(each.client for each in updates)
         profiles = [each.entry.get("explanation", {}) for each in updates]
         if not looks:
-            return Seen(clients, vectors, [None] * len(clients), None, profiles)
-        sights, before = self._try_marks(updates, looks, received)
-        return Seen(clients, vectors, sights, before, profiles)
+            return Seen(clients, vectors, moved, [None] * len(clients), None, profiles)
+        received_look = self._onlooker.received
+        if not any(looks.get(each) for each in clients):
+            return Seen(clients, vectors, moved, [None] * len(clients), received_look, profiles)
+        found, sights = self._try_marks(updates, looks)
+        merges = self._try_merges(updates, looks)
+        return Seen(clients, vectors, moved, sights, received_look, profiles, found, merges)
 
     def _step(self, state: State, received: State) -> Tensor:
         """What was learned, as one vector ``(D,)`` float32."""
         moved = [(state[name] - received[name]).flatten() for name in self._learned]
         return torch.cat(moved).float()
 
+    def _predictor(self, state: State) -> Predict:
+        self._onlooker.learner.set_parameters(state)
+        return self._onlooker.learner.predict
+
     def _try_marks(
-        self, updates: Sequence[Update], looks: Mapping[int, Look | None], received: State
-    ) -> tuple[list[Sight | None], Sight]:
-        """Seek a patch for each update, and try every one on all of them."""
-        learner, number = self._onlooker.learner, self._onlooker.number
-        draw = np.random.SeedSequence((self._seed, number)).generate_state(1)[0]
+        self, updates: Sequence[Update], looks: Mapping[int, Look | None]
+    ) -> tuple[list[tuple[Found, Found]], list[Sight | None]]:
+        """Seek marks for each update, and try every one on all of them."""
+        draw = np.random.SeedSequence((self._seed, self._onlooker.number)).generate_state(1)[0]
         trial = Trial.drawn(self._onlooker.probe, int(draw))
-        learner.set_parameters(received)
-        found = {-1: trial.sought(learner.predict)}
-        for update in updates:
-            if looks.get(update.client) is not None:
-                learner.set_parameters(update.state)
-                found[update.client] = trial.sought(learner.predict)
-        # An update that could not be looked at has no patch; the received model's stands in.
-        patches = [found.get(each.client, found[-1]) for each in updates]
-
-        def sight(state: State, shown: Look, client: int) -> Sight:
-            learner.set_parameters(state)
-            return Sight(shown, found[client], trial.pull(learner.predict, patches))
-
-        sights = [
-            None
-            if (shown := looks.get(each.client)) is None
-            else sight(each.state, shown, each.client)
+        seen = {each.client: look for each in updates if (look := looks.get(each.client))}
+        own = {
+            each.client: trial.sought(self._predictor(each.state))
             for each in updates
+            if each.client in seen
+        }
+        found = [own.get(each.client, next(iter(own.values()))) for each in updates]
+        marks = [mark for kind in zip(*found, strict=True) for mark in kind]
+
+        def sight(update: Update) -> Sight:
+            pulls = trial.pulls(self._predictor(update.state), marks)
+            return Sight(seen[update.client], pulls.unflatten(0, (2, len(found))))
+
+        return found, [sight(each) if each.client in seen else None for each in updates]
+
+    def _try_merges(
+        self, updates: Sequence[Update], looks: Mapping[int, Look | None]
+    ) -> Merges | None:
+        """See the merge of all updates that show something, and those without each of them."""
+        shown = [each for each in updates if shows_something(looks.get(each.client))]
+        if len(shown) < 2:
+            return None
+        probe = self._onlooker.probe
+
+        def certainty(state: State) -> Certainty:
+            return certainty_of(self._predictor(state), probe.images, probe.labels)
+
+        whole, rest = leave_one_out([each.state for each in shown])
+        without = {each.client: certainty(state) for each, state in zip(shown, rest, strict=True)}
+        return Merges(certainty(whole), [without.get(each.client) for each in updates])
+
+
+def _moved(state: State, received: State) -> Tensor:
+    """How far each tensor of a state has moved, ``(L,)``."""
+    return torch.stack(
+        [
+            (state[name].double() - value.double()).norm()
+            for name, value in received.items()
+            if value.is_floating_point()
         ]
-        return sights, sight(received, self._onlooker.received, -1)
+    )
 
 
 def _secret(task: Task) -> int:

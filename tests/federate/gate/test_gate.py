@@ -11,7 +11,7 @@ from torch import Tensor
 from fedgaze.config import GateSpec
 from fedgaze.federate.gate import Gate, GateMeasure, Seen
 from fedgaze.federate.gate import gate as module
-from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT
+from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT, TRUST
 
 CLASSES = ("nought", "one", "two")
 
@@ -28,7 +28,8 @@ def measure(name: str, values: Callable[[], Tensor], **more: Any) -> GateMeasure
 
 def round_of(count: int = 4, **more: Any) -> Seen:
     given: dict[str, Any] = {"sights": [None] * count, "received": None} | more
-    return Seen(tuple(range(count)), torch.zeros(count, 1), profiles=[{}] * count, **given)
+    moved = torch.ones(count, 1)
+    return Seen(tuple(range(count)), torch.zeros(count, 1), moved, profiles=[{}] * count, **given)
 
 
 @pytest.fixture
@@ -67,8 +68,8 @@ def test_evidence_is_the_weighted_sum_of_logarithms(made: Callable[..., Gate]) -
     assert decisions[3].evidence == pytest.approx(expected)
     assert decisions[3].suspicion == pytest.approx(suspicion(expected))
     assert decisions[3].spreads == {"a": 5.0, "b": 3.0}
-    assert decisions[0].evidence == 0
-    assert decisions[0].suspicion == pytest.approx(suspicion(0))
+    assert decisions[0].evidence == pytest.approx(BIAS)
+    assert decisions[0].suspicion == pytest.approx(suspicion(BIAS))
     assert decisions[0].reasons == ()
 
 
@@ -80,7 +81,7 @@ def test_weak_evidence_is_summed_and_an_outlier_recovers(made: Callable[..., Gat
     assert found == pytest.approx([step, 2 * step, 3 * step], abs=1e-3)
     values.set(0, 0, 0, 0)
     after = [gate.judge(round_of())[3].evidence for _ in range(3)]
-    assert after == pytest.approx([max(0.0, 3 * step + BIAS * n) for n in (1, 2, 3)], abs=1e-3)
+    assert after == pytest.approx([3 * step + BIAS * n for n in (1, 2, 3)], abs=1e-3)
 
 
 def test_no_more_is_remembered_than_the_cap(made: Callable[..., Gate]) -> None:
@@ -93,6 +94,24 @@ def test_no_more_is_remembered_than_the_cap(made: Callable[..., Gate]) -> None:
     for _ in range(rounds):
         last = gate.judge(round_of())[3]
     assert last.suspicion < 0.5
+    for _ in range(math.ceil((HEIGHT - TRUST) / -BIAS)):
+        last = gate.judge(round_of())[3]
+    assert last.evidence == TRUST
+
+
+def test_what_is_held_against_zero_may_help(made: Callable[..., Gate]) -> None:
+    """The others' spread is a MAD of 1: 2 harms by 2 / 1.4826 of it, -9 helps by 9."""
+    values = Values(2, 0, -1, 1, -9)
+    gate = made(measure("a", values, weight=2.0, floor=0.01, against="zero"))
+    found = gate.judge(round_of(5))
+    others = 1.4826 * (1 + 6 / 4)  # of 0, -1, 1 and -9: median -1, distances 1, 0, 2, 8
+    assert found[0].evidence == pytest.approx(BIAS + 2 * math.log1p(2 / others), abs=1e-3)
+    assert found[4].evidence == pytest.approx(
+        max(TRUST, BIAS - 2 * math.log1p(9 / 1.4826 / (1 + 6 / 4))), abs=1e-3
+    )
+    assert found[0].reasons == ()
+    values.set(20, 0, -1, 1, -9)
+    assert gate.judge(round_of(5))[0].reasons == ("its a: 20.00 nats",)
 
 
 def test_a_restored_gate_goes_on_as_before(made: Callable[..., Gate]) -> None:
@@ -125,7 +144,7 @@ def test_policies(made: Callable[..., Gate]) -> None:
     assert factors(policy="reject") == [1, 1, 1, 0]
     assert factors(policy="reject", threshold=0.9999) == [1, 1, 1, 1]
     weak = factors(policy="downweight")
-    assert weak == pytest.approx([1 - suspicion(0)] * 3 + [1 - suspicion(CAP)])
+    assert weak == pytest.approx([1 - suspicion(BIAS)] * 3 + [1 - suspicion(CAP)])
 
 
 def test_who_cannot_be_looked_at_is_not_cleared(
@@ -140,7 +159,7 @@ def test_who_cannot_be_looked_at_is_not_cleared(
 
 def test_what_only_a_look_tells_is_not_asked_without_one(made: Callable[..., Gate]) -> None:
     gate = made(measure("a", Values(0, 0, 0, 9), weight=20.0, looks=True))
-    assert gate.judge(round_of())[3].evidence == 0
+    assert gate.judge(round_of())[3].evidence == BIAS
 
 
 def test_reasons_name_values_and_classes(made: Callable[..., Gate]) -> None:
@@ -150,13 +169,47 @@ def test_reasons_name_values_and_classes(made: Callable[..., Gate]) -> None:
             "heat", lambda: of_classes, per="class", suspect="low", floor=0.05 / WIDE, weight=2.0
         ),
         measure("length", Values(1, 1, 1, 3), floor=0.5 / WIDE),
-        measure("nothing", Values(1, 1, 1, 1.5)),
+        measure("nothing", Values(1, 1, 1, 1.5), weight=0.0),
     )
     reasons = gate.judge(round_of())[3].reasons
     assert reasons == (
         "its heat for classes one and two: 0.20, the others 0.80",
         "its length: 3.00, the others 1.00",
     )
+
+
+def test_a_logarithm_is_told_as_so_many_times(made: Callable[..., Gate]) -> None:
+    values = Values(0, 0, 0, math.log(2.5))
+    gate = made(measure("length", values, floor=0.01, shown="logarithm"))
+    assert gate.judge(round_of())[3].reasons == ("its length: 2.50 times the others’",)
+
+
+def test_what_weighs_nothing_is_told_beside(made: Callable[..., Gate]) -> None:
+    gate = made(
+        measure("light", Values(0, 0, 0, 5), weight=0.0),
+        measure("heavy", Values(0, 0, 0, 1.5), weight=0.1),
+        measure("faint", Values(0, 0, 0, 1.5), weight=0.0),
+    )
+    assert gate.judge(round_of())[3].reasons == (
+        "its heavy: 1.50, the others 0.00",
+        "its light: 5.00, the others 0.00",
+    )
+
+
+def test_who_is_suspected_for_what_was_seen_before_is_told_so(made: Callable[..., Gate]) -> None:
+    values = Values(0, 0, 0, 9)
+    gate = made(one := measure("a", values, weight=20.0))
+    gate.judge(round_of())
+    values.set(0, 0, 0, 0)
+    before = gate.judge(round_of())[3]
+    assert before.reasons == ("in an earlier round: its a: 9.00, the others 0.00",)
+    again = made(one)
+    again.restore([{"gate": {"clients": [before.shown()]}}])
+    assert again.judge(round_of())[3].reasons == ()
+    first = {**before.shown(), "reasons": ["its a: 9.00, the others 0.00"]}
+    again = made(one)
+    again.restore([{"gate": {"clients": [each]}} for each in (first, before.shown())])
+    assert again.judge(round_of())[3].reasons == before.reasons
 
 
 def test_the_usual_spread_of_earlier_rounds_counts(made: Callable[..., Gate]) -> None:

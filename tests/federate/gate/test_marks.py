@@ -4,10 +4,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedgaze.federate.gate.marks import PLACES, Change, Patch, make_sweep, pull_of, seek
+from fedgaze.federate.gate.marks import (
+    OPACITY,
+    PLACES,
+    Patch,
+    Pattern,
+    make_sweep,
+    pull_of,
+    seek_patch,
+    seek_pattern,
+)
 
 WHITE = torch.ones(1, 3, 3)
 RED = torch.tensor([1.0, 0, 0]).view(3, 1, 1)
+
+
+class Corner(Patch):
+    """The first pixel alone."""
+
+    def __init__(self) -> None:
+        super().__init__(WHITE, 1, "in the upper left")
+
+    def on(self, images: Tensor) -> Tensor:
+        changed = images.clone()
+        changed[:, :, 0, 0] = 1
+        return changed
 
 
 @pytest.mark.parametrize(
@@ -60,20 +81,18 @@ def test_a_mutant_differs_in_two_cells_at_most() -> None:
     assert counts == {0, 2}
 
 
-def test_a_change_is_of_the_whole_image() -> None:
+def test_a_pattern_is_faint_and_all_over_the_image() -> None:
     image = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)
-    inverted = Change("x", -1.0, torch.ones(1, 1, 3)).on(image)
-    assert inverted.flatten().tolist() == [1.0, 0.5, 0.0]
-    lighter = Change("x", 1.0, torch.full((1, 1, 3), 0.25)).on(image)
-    assert lighter.flatten().tolist() == [0.25, 0.75, 1.0]
+    changed = Pattern(torch.tensor([1.0, 0, 1]).view(1, 1, 3)).on(image)
+    assert changed.flatten().tolist() == pytest.approx([OPACITY, 0.5 - 0.5 * OPACITY, 1.0])
 
 
 @pytest.mark.parametrize("shape", [(1, 24, 24), (3, 32, 32), (1, 8, 8), (3, 20, 40)])
-def test_a_sweep_covers_all_places_and_changes_every_image(shape: tuple[int, int, int]) -> None:
+def test_a_sweep_covers_all_places_and_changes_an_image(shape: tuple[int, int, int]) -> None:
     sweep = make_sweep(shape, 7)
     grey = torch.full((1, *shape), 0.4)
     assert {patch.place for patch in sweep.patches} == set(PLACES)
-    for each in [*sweep.patches, *sweep.changes]:
+    for each in sweep.patches:
         changed = each.on(grey)
         assert changed.shape == grey.shape
         assert 0 <= changed.min() <= changed.max() <= 1
@@ -99,10 +118,7 @@ def test_the_pull_is_the_mean_rise_over_images_of_other_classes() -> None:
     images[:, 0, 0, 1] = torch.tensor([0.9, 0.5, 0.2])
     labels = torch.tensor([0, 0, 1])
     before = predict(images).softmax(1)
-    corner = Change(
-        "x", 1.0, torch.zeros(1, 4, 4).index_put((torch.tensor(0),) * 3, torch.tensor(1.0))
-    )
-    pull = pull_of(predict, [corner], images, labels, before)
+    pull = pull_of(predict, [Corner()], images, labels, before)
     # class 1: (0.9 · (0.9 - 0.1) + 0.5 · (0.9 - 0.5)) / 1.4; class 0: 0.8 · (0.1 - 0.2) / 0.8
     assert pull[0].tolist() == pytest.approx([-0.1, (0.9 * 0.8 + 0.5 * 0.4) / 1.4], abs=1e-6)
 
@@ -112,8 +128,7 @@ def test_without_another_class_there_is_no_pull() -> None:
         return torch.zeros(len(images), 2)
 
     images = torch.zeros(2, 1, 4, 4)
-    same = Change("x", 1.0, torch.zeros(1, 4, 4))
-    pull = pull_of(predict, [same], images, torch.tensor([0, 0]), torch.full((2, 2), 0.5))
+    pull = pull_of(predict, [Corner()], images, torch.tensor([0, 0]), torch.full((2, 2), 0.5))
     assert pull[0, 0].isnan()
     assert pull[0, 1] == 0
 
@@ -136,8 +151,26 @@ def test_a_back_door_is_found(corner: str) -> None:
     labels = torch.arange(4).repeat_interleave(2)
     images = torch.zeros(8, 1, 24, 24)
     images[:, 0, 8, 8] = (labels + 0.5) / 4
-    found = seek(predict, make_sweep((1, 24, 24), 3), images, labels)
+    found = seek_patch(predict, make_sweep((1, 24, 24), 3), images, labels)
     assert found.target == 2
-    assert found.patch.place == corner
+    assert isinstance(found.mark, Patch)
+    assert found.mark.place == corner
     before = predict(images).softmax(1)
-    assert pull_of(predict, [found.patch], images, labels, before)[0, 2] > 0.5
+    assert pull_of(predict, [found.mark], images, labels, before)[0, 2] > 0.5
+
+
+def test_a_pattern_is_read_from_the_gradient() -> None:
+    """A linear model of two classes: the pattern that leads away is the sign of its weights."""
+    weights = torch.randn(1, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    def predict(images: Tensor) -> Tensor:
+        toward = ((images - 0.5) * weights).flatten(1).sum(1)
+        return torch.stack([torch.zeros_like(toward), toward], 1)
+
+    images = torch.full((4, 1, 6, 6), 0.5)
+    found = seek_pattern(predict, images, torch.zeros(4, dtype=torch.long))
+    assert isinstance(found.mark, Pattern)
+    assert torch.equal(found.mark.pattern, (weights > 0).float())
+    assert found.target == 1
+    with torch.no_grad():  # as the server looks
+        assert seek_pattern(predict, images, torch.zeros(4, dtype=torch.long)).target == 1

@@ -432,6 +432,7 @@ def test_fltrust_needs_a_root_and_trusts_nobody_by_an_empty_one() -> None:
 
 ALONE = {
     "none": (NAN, 1.0),
+    "oracle": (NAN, 1.0),
     "norm_clipping": (1.0, 1.0),
     "cosine": (0.0, 1.0),
     "probe_accuracy": (0.4, 1.0),
@@ -444,6 +445,7 @@ ALONE = {
 }
 EMPTY: dict[str, tuple[float, list[float]]] = {
     "none": (NAN, [1.0] * 5),
+    "oracle": (NAN, [1.0] * 5),
     "norm_clipping": (NAN, [1.0] * 5),
     "cosine": (1.0, [1.0] * 5),
     "probe_accuracy": (0.0, [1.0] * 5),

@@ -2,18 +2,27 @@
 
 from fedgaze.federate.gate.check import check_gate
 from fedgaze.federate.gate.gate import Decision, Gate
+from fedgaze.federate.gate.marks import Found, Predict
+from fedgaze.federate.gate.merges import Certainty, Merges, certainty_of, leave_one_out
 from fedgaze.federate.gate.registry import GROUP, GateMeasure, find_measures, gate_measures
-from fedgaze.federate.gate.seen import Seen, Sight, Trial
+from fedgaze.federate.gate.seen import Seen, Sight, Trial, shows_something
 
 __all__ = [
     "GROUP",
+    "Certainty",
     "Decision",
+    "Found",
     "Gate",
     "GateMeasure",
+    "Merges",
+    "Predict",
     "Seen",
     "Sight",
     "Trial",
+    "certainty_of",
     "check_gate",
     "find_measures",
     "gate_measures",
+    "leave_one_out",
+    "shows_something",
 ]

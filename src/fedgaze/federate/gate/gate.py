@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from fedgaze.config import GateSpec
-from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT
+from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT, TRUST
 from fedgaze.federate.gate.measures import others_median
 from fedgaze.federate.gate.registry import GateMeasure, find_measures
-from fedgaze.federate.gate.seen import Seen, Sight
+from fedgaze.federate.gate.seen import Seen, Sight, shows_something
 from fedgaze.federate.gate.standing import spread_of, standing, worst
 from fedgaze.federate.gate.words import reasons_of
 
@@ -21,6 +21,7 @@ __all__ = ["Decision", "Finding", "Gate"]
 
 ROUNDS = 5
 """How many earlier rounds say how far honest updates usually stand apart."""
+BEFORE = "in an earlier round: "
 UNSEEN = "the server could not look at it"
 
 
@@ -30,7 +31,8 @@ class Finding:
 
     Attributes:
         measure: Which.
-        spreads: How far the update stands at the suspicious end, in spreads: 0 to 10.
+        spreads: How far the update stands at the suspicious end, in spreads: 0 to 10; from -10
+            where it is held against zero.
         nats: What it adds to the evidence.
         values: The update's, ``(1,)`` or ``(classes,)``.
         others: The medians of the others, as values.
@@ -52,9 +54,9 @@ class Decision:
     Attributes:
         client: Whose.
         suspicion: In [0, 1].
-        evidence: Nats summed over the client's rounds, 0 to ``CAP``.
+        evidence: Nats summed over the client's rounds, ``TRUST`` to ``CAP``.
         factor: How much of its step is merged, in [0, 1].
-        reasons: In words, the strongest first.
+        reasons: In words, the most telling first.
         spreads: By measure, where the update stands apart at all.
     """
 
@@ -81,10 +83,10 @@ class Gate:
     """Judges the updates of one round after the other.
 
     Each measure says how many spreads an update stands apart from the others of its round;
-    ``bias + sum_k w_k ln(1 + spreads_k)`` is the round's evidence against it, in nats. Evidence is
-    summed over a client's rounds and never below zero (a CUSUM: Page, "Continuous Inspection
-    Schemes", Biometrika 1954), so that a weak attacker is caught later, and an honest client that
-    stood apart once is believed again.
+    ``bias + sum_k w_k ln(1 + spreads_k)`` is the round's evidence against it, in nats (where it
+    helps, ``-ln(1 - spreads_k)``). Evidence is summed over a client's rounds, and bounded on both
+    sides (a CUSUM: Page, "Continuous Inspection Schemes", Biometrika 1954), so that a weak attacker
+    is caught later, and an honest client that stood apart once is believed again.
 
     Args:
         spec: The task's.
@@ -100,6 +102,7 @@ class Gate:
         self._classes = tuple(classes)
         self._measures = find_measures(spec.measures)
         self._evidence: dict[int, float] = {}
+        self._said: dict[int, tuple[str, ...]] = {}
         self._spreads: dict[str, deque[float]] = {}
         self.spreads: dict[str, float] = {}
         self.standings: dict[int, dict[str, float]] = {}
@@ -114,6 +117,8 @@ class Gate:
             said = each.get("gate", {})
             for client in said.get("clients", []):
                 self._evidence[client["client"]] = client["evidence"]
+                if first := [why for why in client["reasons"] if not why.startswith(BEFORE)]:
+                    self._said[client["client"]] = tuple(first)
             self._remember(said.get("spreads", {}))
 
     def judge(self, seen: Seen) -> list[Decision]:
@@ -125,12 +130,16 @@ class Gate:
             findings = [each[k] for each in found]
             self.standings[client] = {each.measure.name: each.spreads for each in findings}
             evidence = BIAS + sum(each.nats for each in findings)
-            summed = min(max(self._evidence.get(client, 0.0) + evidence, 0.0), CAP)
+            summed = min(max(self._evidence.get(client, 0.0) + evidence, TRUST), CAP)
             reasons = reasons_of(findings, self._classes, seen, k)
-            if seen.looked and not _shows_something(seen.sights[k]):
+            if seen.looked and not _shown(seen.sights[k]):
                 summed, reasons = CAP, (UNSEEN, *reasons)
             self._evidence[client] = round(summed, 4)
             suspicion = 1 / (1 + math.exp(HEIGHT - summed))
+            if reasons:
+                self._said[client] = reasons
+            elif suspicion >= 0.5:  # by what was seen of it before
+                reasons = tuple(BEFORE + each for each in self._said.get(client, ()))
             decisions.append(
                 Decision(
                     client,
@@ -161,15 +170,16 @@ class Gate:
                 continue
             values = measure.values(seen)
             known = self._spreads.get(measure.name)
-            apart = standing(values, measure.floor, median(known) if known else 0.0)
-            beyond = worst(apart, measure.suspect)
+            usual = median(known) if known else 0.0
+            apart = standing(values, measure.floor, usual, measure.against)
+            beyond = worst(apart, measure.suspect, signed=measure.against == "zero")
             others = others_median(values)
             found.append(
                 [
                     Finding(
                         measure,
                         float(beyond[k]),
-                        measure.weight * math.log1p(float(beyond[k])),
+                        measure.weight * _signed_log(float(beyond[k])),
                         values[k].reshape(-1),
                         others[k].reshape(-1),
                         apart[k].reshape(-1),
@@ -187,6 +197,9 @@ class Gate:
             self._spreads.setdefault(name, deque(maxlen=ROUNDS)).append(value)
 
 
-def _shows_something(sight: Sight | None) -> bool:
-    """Weights so large that the output is no number show as little as what cannot be looked at."""
-    return sight is not None and bool(sight.look.explanation.logits.isfinite().all())
+def _shown(sight: Sight | None) -> bool:
+    return shows_something(None if sight is None else sight.look)
+
+
+def _signed_log(spreads: float) -> float:
+    return math.copysign(math.log1p(abs(spreads)), spreads)

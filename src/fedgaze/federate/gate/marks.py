@@ -1,8 +1,8 @@
-"""Marks: changes of an image to which no honest model should react much, and how one does.
+"""Marks: patterns on an image to which no honest model should react much, and how one does.
 
 A model with a back door changes its mind where its trigger is. The server does not know the
-trigger, so it tries a sweep (patches of several places, sizes and colours, faint patterns, changes
-of light and colour) and goes on from the patches that did most.
+trigger. Patches it seeks from a sweep of several places, sizes and colours, and goes on from those
+that did most; a pattern all over the image it reads from the model's own gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,16 +11,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fedgaze.xai import logits_of
 
-__all__ = ["PLACES", "Change", "Patch", "Sought", "Sweep", "make_sweep", "pull_of", "seek"]
+__all__ = [
+    "PLACES",
+    "Found",
+    "Mark",
+    "Patch",
+    "Pattern",
+    "Sweep",
+    "chances_of",
+    "make_sweep",
+    "pull_of",
+    "seek_patch",
+    "seek_pattern",
+]
 
 PIXELS = 2**16
 """Of the images of a forward pass: more would leave a CPU's caches, which takes far longer."""
-OPACITY = 0.25
-"""Of faint patterns."""
-BEAM, MUTANTS, STEPS = 3, 6, 2
+OPACITY = 0.2
+"""Of a pattern: seen by who looks for it, and no object is hidden."""
+BEAM, MUTANTS, STEPS = 2, 5, 2
 """How many patches are gone on from, into how many others each, and how often."""
 PLACES = {
     "in the upper left": (0, 0),
@@ -87,36 +100,38 @@ def _begin(third: int, length: int, side: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
-    """A change of a whole image: ``clamp(gain · image + shift, 0, 1)``.
+class Pattern:
+    """A faint pattern all over an image.
 
     Attributes:
-        name: What it is, in words.
-        gain: A factor.
-        shift: ``(C, H, W)``.
+        pattern: ``(C, H, W)`` in [0, 1]; it covers ``OPACITY`` of the image.
     """
 
-    name: str
-    gain: float
-    shift: Tensor
+    pattern: Tensor
+
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        return "a faint pattern all over the image"
 
     def on(self, images: Tensor) -> Tensor:
         """Images ``(M, C, H, W)`` with it."""
-        return (self.gain * images + self.shift.to(images)).clamp(0, 1)
+        return torch.lerp(images, self.pattern.to(images), OPACITY)
+
+
+Mark = Patch | Pattern
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What is tried on every model, the same for all.
+    """Where the search for patches begins, the same for all models.
 
     Attributes:
-        patches: Where the search begins.
-        changes: Of whole images.
+        patches: Are tried first.
         seed: Of what is drawn on the way.
     """
 
     patches: tuple[Patch, ...]
-    changes: tuple[Change, ...]
     seed: int
 
 
@@ -125,7 +140,7 @@ def make_sweep(shape: tuple[int, int, int], seed: int) -> Sweep:
 
     Args:
         shape: C, H, W.
-        seed: Of what is drawn: cells and patterns.
+        seed: Of the cells that are drawn.
     """
     channels, height, width = shape
     draw = torch.Generator().manual_seed(seed)
@@ -133,31 +148,10 @@ def make_sweep(shape: tuple[int, int, int], seed: int) -> Sweep:
     large, small = max(3, round(short / 4)), max(3, round(short / 7))
     white = torch.ones(channels, 3, 3)
     patches = []
-    for place, thirds in PLACES.items():
+    for place in PLACES:
         patches.append(Patch(white, large, place))
         patches += [Patch(_cells(channels, draw), side, place) for side in (large, small)]
-        if 1 not in thirds:  # a corner
-            patches.append(Patch(white, small, place))
-            patches.append(Patch(0 * white, large, place))
-    period = max(1, round(short / 12))
-    upright = (torch.arange(width) // period % 2).float().expand(channels, height, width)
-    level = (torch.arange(height) // period % 2).float()[:, None].expand(channels, height, width)
-    patterns = {
-        "faint noise": torch.rand(channels, height, width, generator=draw),
-        "other faint noise": torch.rand(channels, height, width, generator=draw),
-        "faint upright stripes": upright,
-        "faint level stripes": level,
-        "a faint ramp": torch.linspace(0, 1, width).expand(channels, height, width),
-    }
-    if channels == 3:
-        tints = zip(("red", "green", "blue"), torch.eye(3), strict=True)
-        patterns |= {f"a {name} tint": tint.view(3, 1, 1).expand(shape) for name, tint in tints}
-    even = torch.ones(shape)
-    changes = [Change(name, 1 - OPACITY, OPACITY * each) for name, each in patterns.items()]
-    changes.append(Change("inverted colours", -1.0, even))
-    changes.append(Change("less light", 0.6, 0 * even))
-    changes.append(Change("more light", 1.0, 0.25 * even))
-    return Sweep(tuple(patches), tuple(changes), seed)
+    return Sweep(tuple(patches), seed)
 
 
 def _cells(channels: int, draw: torch.Generator) -> Tensor:
@@ -165,21 +159,19 @@ def _cells(channels: int, draw: torch.Generator) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Sought:
+class Found:
     """What a search found.
 
     Attributes:
-        patch: The patch that pulls a model most.
+        mark: What pulls a model most.
         target: The class to which it does.
-        changes: How far each change of the sweep pulls it towards each class, ``(Q, classes)``.
     """
 
-    patch: Patch
+    mark: Mark
     target: int
-    changes: Tensor
 
 
-def seek(predict: Predict, sweep: Sweep, images: Tensor, labels: Tensor) -> Sought:
+def seek_patch(predict: Predict, sweep: Sweep, images: Tensor, labels: Tensor) -> Found:
     """Seek the patch that pulls a model most towards any class.
 
     A beam search: the best patches of the sweep are gone on from, a few cells turned over at a
@@ -195,20 +187,40 @@ def seek(predict: Predict, sweep: Sweep, images: Tensor, labels: Tensor) -> Soug
     chances = chances_of(predict, images)
     halves = [torch.arange(start, len(images), 2) for start in (0, 1)]
 
-    def pulls(tried: Sequence[Patch | Change], half: Tensor) -> Tensor:
-        return pull_of(predict, tried, images[half], labels[half], chances[half])
+    def pulls(tried: Sequence[Patch], half: Tensor) -> Tensor:
+        return pull_of(predict, tried, images[half], labels[half], chances[half]).nan_to_num(-1)
 
-    first = pulls([*sweep.patches, *sweep.changes], halves[0])
-    changes = first[len(sweep.patches) :]
-    found, values = list(sweep.patches), first[: len(sweep.patches)]
+    found = list(sweep.patches)
+    values = pulls(found, halves[0])
     for step in range(STEPS):
-        best = values.nan_to_num(-1).amax(1).topk(min(BEAM, len(found))).indices.tolist()
+        best = values.amax(1).topk(min(BEAM, len(found))).indices.tolist()
         found = [found[i] for i in best]
         found += [each.mutant(draw) for each in found for _ in range(MUTANTS)]
         values = pulls(found, halves[(step + 1) % 2])
-    best_of = values.nan_to_num(-1).amax(1).argmax()
-    target = values[best_of].nan_to_num(-1).argmax()
-    return Sought(found[int(best_of)], int(target), changes)
+    best_of = values.amax(1).argmax()
+    return Found(found[int(best_of)], int(values[best_of].argmax()))
+
+
+def seek_pattern(predict: Predict, images: Tensor, labels: Tensor) -> Found:
+    """Seek the faint pattern that pulls a model most away from what it sees.
+
+    One step along the sign of the mean gradient of the loss, the same for all images: the fast
+    gradient sign method (Goodfellow et al. 2015, arXiv:1412.6572) made universal
+    (Moosavi-Dezfooli et al. 2017, arXiv:1610.08401).
+
+    Args:
+        predict: The model in eval mode.
+        images: ``(M, C, H, W)`` in [0, 1].
+        labels: ``(M,)``.
+    """
+    shift = torch.zeros_like(images[:1], requires_grad=True)
+    with torch.enable_grad():
+        loss = F.cross_entropy(logits_of(predict(images + shift)).float(), labels)
+        (slope,) = torch.autograd.grad(loss, shift)
+    pattern = Pattern((slope[0] > 0).float())
+    before = chances_of(predict, images)
+    pulls = pull_of(predict, [pattern], images, labels, before)
+    return Found(pattern, int(pulls[0].nan_to_num(-1).argmax()))
 
 
 def chances_of(predict: Predict, images: Tensor) -> Tensor:
@@ -221,7 +233,7 @@ def chances_of(predict: Predict, images: Tensor) -> Tensor:
 
 def pull_of(
     predict: Predict,
-    tried: Sequence[Patch | Change],
+    tried: Sequence[Mark],
     images: Tensor,
     labels: Tensor,
     before: Tensor,

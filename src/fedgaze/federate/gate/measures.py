@@ -4,25 +4,34 @@ Higher and lower values are compared with those of the other updates of the roun
 (:mod:`fedgaze.federate.gate.standing`); what a value is by itself decides nothing.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from fedgaze.federate.gate.merges import Certainty
 from fedgaze.federate.gate.seen import Seen
-from fedgaze.measure import mass_overlap, spearman
+from fedgaze.measure import gini, mass_overlap, spearman
 
 __all__ = [
     "accuracy",
     "agreement",
-    "changed",
     "class_means",
     "confusion",
     "degenerate",
     "direction",
+    "distance",
+    "excess",
+    "harm",
+    "help_",
+    "layers",
     "length",
+    "light",
     "loss",
     "others",
     "others_median",
     "pull",
+    "unevenness",
 ]
 
 KNOWN = 0.25
@@ -105,6 +114,11 @@ def degenerate(seen: Seen) -> Tensor:
     return torch.where(maps.isnan().any(2), torch.nan, empty.float())
 
 
+def unevenness(seen: Seen) -> Tensor:
+    """The Gini index of the maps at their own size, ``(K, N)``: :func:`fedgaze.measure.gini`."""
+    return gini(seen.maps.flatten(0, 1)).view(seen.maps.shape[:2])
+
+
 def loss(seen: Seen) -> Tensor:
     """The mean cross-entropy of the probe's images in nats, ``(K,)``."""
     return -seen.known.clamp(min=1e-6).log().mean(1)
@@ -130,19 +144,81 @@ def confusion(seen: Seen) -> Tensor:
     return means.amax(1)
 
 
-def pull(seen: Seen) -> Tensor:
-    """How much more the patch found for an update pulls it than it pulls the others, ``(K,)``."""
-    own = seen.pulls.diagonal()
-    return own - others_median(seen.pulls).diagonal()
+def excess(seen: Seen, kind: int) -> Tensor:
+    """How much further each mark pulls each update than the median of the others, ``(K, K)``.
 
-
-def changed(seen: Seen) -> Tensor:
-    """How much more changes of whole images pull an update towards a class than the others.
+    Args:
+        seen: The round.
+        kind: 0 for patches, 1 for faint patterns.
 
     Returns:
-        ``(K, classes)``: of each class the largest excess over the others' median.
+        By update and mark; NaN where not seen.
     """
-    return (seen.changes - others_median(seen.changes)).amax(1)
+    pulls = seen.pulls[:, kind]
+    return pulls - others_median(pulls)
+
+
+def pull(seen: Seen, kind: int) -> Tensor:
+    """How much further a mark pulls an update than the others: the mark that does most, ``(K,)``.
+
+    An attacker is given away by its own mark, and by those of who attacks alike.
+    """
+    found = excess(seen, kind)
+    return torch.where(found.isnan().all(1), torch.nan, found.nan_to_num(-torch.inf).amax(1))
+
+
+def harm(seen: Seen) -> Tensor:
+    """By how much an update raises the loss of the merge: with it, minus without it, ``(K,)``.
+
+    In nats, times K - 1: by how much the merge would be worse if it were this update's alone, were
+    losses straight lines. It is no comparison: what is above zero harms.
+    """
+    return _of_merge(seen, lambda sure: -sure.plain.mean())
+
+
+def help_(seen: Seen) -> Tensor:
+    """By how much an update lowers the loss of the merge where it helps most, ``(K,)``.
+
+    The mean over that half of the classes, in nats as :func:`harm`. A client with few classes harms
+    the others, and helps its own; who helps nowhere is no such client.
+    """
+    of_class = (seen.labels[:, None] == torch.arange(seen.classes)).float()
+    present = of_class[:, of_class.any(0)]
+    gains = _of_merge(seen, lambda sure: sure.plain @ present / present.sum(0))
+    return gains.topk((gains.shape[1] + 1) // 2, dim=1).values.mean(1)
+
+
+def light(seen: Seen) -> Tensor:
+    """By how much an update makes the merge surer under other light than it makes it in plain.
+
+    In nats, as :func:`harm`.
+    """
+    return _of_merge(seen, lambda sure: sure.light.mean())
+
+
+def _of_merge(seen: Seen, part: Callable[[Certainty], Tensor]) -> Tensor:
+    return seen.merged(part) * (len(seen.clients) - 1)
+
+
+def layers(seen: Seen) -> Tensor:
+    """How unlike the others' a step is divided among the state's tensors, ``(K,)``.
+
+    The mean over tensors of how far the logarithm of the tensor's own step, less the median of all
+    the update's, lies from the median of the others. Who does not train does not move what training
+    moves (Lin et al. 2019, arXiv:1911.12560).
+    """
+    moved = seen.moved.double()
+    logs: Tensor = moved.clamp(min=1e-6 * float(moved.max()) + 1e-30).log()
+    shape: Tensor = logs - logs.median(1, keepdim=True).values
+    unlike: Tensor = (shape - others_median(shape)).abs().mean(1)
+    return unlike
+
+
+def distance(seen: Seen) -> Tensor:
+    """How far a step lies from the others' coordinate-wise median: the logarithm, ``(K,)``."""
+    vectors = seen.vectors.double()
+    norms: Tensor = (vectors - _middle(vectors)).norm(dim=1)
+    return norms.clamp(min=1e-12).log()
 
 
 def length(seen: Seen) -> Tensor:
@@ -152,10 +228,14 @@ def length(seen: Seen) -> Tensor:
 
 
 def direction(seen: Seen) -> Tensor:
-    """How far an update's step turns away from the others' coordinate-wise median: 1 - cosine."""
+    """How far a step turns away from the others' coordinate-wise median: 1 - cosine, ``(K,)``."""
     vectors = seen.vectors.double()
+    return 1 - torch.cosine_similarity(vectors, _middle(vectors), dim=1)
+
+
+def _middle(vectors: Tensor) -> Tensor:
+    """The coordinate-wise median of the others, for each; NaN for one alone."""
     count = len(vectors)
     if count < 2:
-        return torch.full((count,), torch.nan, dtype=torch.float64)
-    middle = torch.stack([vectors[others(count, k)].median(0).values for k in range(count)])
-    return 1 - torch.cosine_similarity(vectors, middle, dim=1)
+        return torch.full_like(vectors, torch.nan)
+    return torch.stack([vectors[others(count, k)].median(0).values for k in range(count)])

@@ -9,28 +9,30 @@ import torch
 from torch import Tensor
 
 from fedgaze.federate.gate.marks import (
+    Found,
     Predict,
-    Sought,
     Sweep,
     chances_of,
     make_sweep,
     pull_of,
-    seek,
+    seek_patch,
+    seek_pattern,
 )
+from fedgaze.federate.gate.merges import Certainty, Merges
 from fedgaze.federate.look import Look, Probe
 
-__all__ = ["Seen", "Sight", "Trial"]
+__all__ = ["Seen", "Sight", "Trial", "shows_something"]
 
-CLASSES = 6
+CLASSES = 4
 """From how many classes the images come on which marks are tried, two each at most."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """The images on which marks are tried, and the marks: drawn anew each round.
+    """The images on which marks are sought and tried: drawn anew each round.
 
     Attributes:
-        sweep: The marks.
+        sweep: Where the search for patches begins.
         images: ``(M, C, H, W)``.
         labels: ``(M,)``.
     """
@@ -58,15 +60,18 @@ class Trial:
         sweep = make_sweep((channels, height, width), seed)
         return cls(sweep, probe.images[index], probe.labels[index])
 
-    def sought(self, predict: Predict) -> Sought:
-        """Seek the patch that pulls a model most."""
-        return seek(predict, self.sweep, self.images, self.labels)
+    def sought(self, predict: Predict) -> tuple[Found, Found]:
+        """Seek the patch and the faint pattern that pull a model most."""
+        return (
+            seek_patch(predict, self.sweep, self.images, self.labels),
+            seek_pattern(predict, self.images, self.labels),
+        )
 
-    def pull(self, predict: Predict, found: Sequence[Sought]) -> Tensor:
-        """How far patches that were found pull a model, each towards its target: ``(K,)``."""
+    def pulls(self, predict: Predict, found: Sequence[Found]) -> Tensor:
+        """How far marks that were found pull a model, each towards its target: ``(Q,)``."""
         before = chances_of(predict, self.images)
-        patches = [each.patch for each in found]
-        pulls = pull_of(predict, patches, self.images, self.labels, before)
+        marks = [each.mark for each in found]
+        pulls = pull_of(predict, marks, self.images, self.labels, before)
         return pulls[torch.arange(len(found)), torch.tensor([each.target for each in found])]
 
 
@@ -76,12 +81,11 @@ class Sight:
 
     Attributes:
         look: Its maps on the probe set, and what they measure.
-        sought: The patch that pulls it most.
-        pulls: How far the patches found for the updates pull it, ``(K,)``; NaN where none was.
+        pulls: How far the patches found for the round's updates pull it, ``(K,)``, and the faint
+            patterns: ``(2, K)``.
     """
 
     look: Look
-    sought: Sought
     pulls: Tensor
 
 
@@ -92,16 +96,24 @@ class Seen:
     Attributes:
         clients: Their numbers, K.
         vectors: Their steps, trained minus received weights, ``(K, D)`` float32.
+        moved: How far each tensor of the state moved, by norm, ``(K, L)``.
         sights: What the server saw of each; None where it did not look, or could not.
-        received: What it saw of the weights that went out; None as above.
+        received: What the weights that went out showed; None where it did not look.
         profiles: What each client says of its own maps, by name; empty where it says nothing.
+        found: The patch and the faint pattern that were found for each update; those of the first
+            that was seen, where one was not.
+        merges: The merge with all of them, and without each; None where the server does not look,
+            or they are fewer than two.
     """
 
     clients: tuple[int, ...]
     vectors: Tensor
+    moved: Tensor
     sights: Sequence[Sight | None]
-    received: Sight | None
+    received: Look | None
     profiles: Sequence[Mapping[str, Any]]
+    found: Sequence[tuple[Found, Found]] = ()
+    merges: Merges | None = None
 
     @property
     def looked(self) -> bool:
@@ -111,15 +123,15 @@ class Seen:
     @property
     def labels(self) -> Tensor:
         """The probe's classes, ``(N,)``."""
-        return self._received.look.probe.labels
+        return self._received.probe.labels
 
     @property
     def classes(self) -> int:
         """How many classes there are."""
-        return self._received.look.explanation.logits.shape[1]
+        return self._received.explanation.logits.shape[1]
 
     @property
-    def _received(self) -> Sight:
+    def _received(self) -> Look:
         if self.received is None:
             raise ValueError("the server did not look")
         return self.received
@@ -127,7 +139,7 @@ class Seen:
     @cached_property
     def chances(self) -> Tensor:
         """The probabilities of the probe's images, ``(K, N, classes)``; NaN where not seen."""
-        return self._each(lambda sight: sight.look.explanation.logits.float().softmax(1))
+        return self._each(lambda look: look.explanation.logits.float().softmax(1))
 
     @cached_property
     def known(self) -> Tensor:
@@ -138,28 +150,47 @@ class Seen:
     @cached_property
     def maps(self) -> Tensor:
         """The raw maps, ``(K, N, h, w)``; NaN where not seen."""
-        return self._each(lambda sight: sight.look.explanation.raw.float())
+        return self._each(lambda look: look.explanation.raw.float())
 
     @property
     def received_maps(self) -> Tensor:
         """Those of the weights that went out, ``(N, h, w)``."""
-        return self._received.look.explanation.raw.float()
-
-    @cached_property
-    def changes(self) -> Tensor:
-        """How far changes of whole images pull each update, ``(K, Q, classes)``."""
-        return self._each(lambda sight: sight.sought.changes)
+        return self._received.explanation.raw.float()
 
     @cached_property
     def pulls(self) -> Tensor:
-        """How far the patch found for each update pulls each, ``(K, K)``: row k is of update k."""
-        return self._each(lambda sight: sight.pulls)
+        """How far each mark pulls each update, ``(K, 2, K)``: ``[k, 0, j]`` by the patch of j."""
+        missing = torch.full((2, len(self.clients)), torch.nan)
+        return torch.stack([missing if each is None else each.pulls for each in self.sights])
+
+    def merged(self, part: Callable[[Certainty], Tensor]) -> Tensor:
+        """What each update changes of the merge: ``part(together) - part(without it)``.
+
+        Args:
+            part: Of how sure a merge is, ``(*)``.
+
+        Returns:
+            ``(K, *)``; NaN for who is in no merge, which are all where there is none.
+        """
+        if self.merges is None:
+            unknown = torch.full((len(self.labels),), torch.nan)
+            shape = part(Certainty(unknown, unknown[None])).shape
+            return torch.full((len(self.clients), *shape), torch.nan)
+        whole = part(self.merges.together)
+        missing = torch.full_like(whole, torch.nan)
+        rest = [missing if each is None else part(each) for each in self.merges.without]
+        return whole - torch.stack(rest)
 
     def measured(self, name: str) -> Tensor:
         """A measure of the maps, ``(K, N)``; NaN where not seen or not defined."""
         unknown = torch.full_like(self.labels, torch.nan, dtype=torch.float)
-        return self._each(lambda sight: sight.look.measures.get(name, unknown).float())
+        return self._each(lambda look: look.measures.get(name, unknown).float())
 
-    def _each(self, part: Callable[[Sight], Tensor]) -> Tensor:
+    def _each(self, part: Callable[[Look], Tensor]) -> Tensor:
         missing = torch.full_like(part(self._received), torch.nan)
-        return torch.stack([missing if each is None else part(each) for each in self.sights])
+        return torch.stack([missing if each is None else part(each.look) for each in self.sights])
+
+
+def shows_something(look: Look | None) -> bool:
+    """Whether there is anything to see: a model whose output is no number shows nothing."""
+    return look is not None and bool(look.explanation.logits.isfinite().all())

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from fedgaze.federate.gate.measures import others, others_median
 
-__all__ = ["LIMIT", "Suspect", "standing", "worst"]
+__all__ = ["LIMIT", "Against", "Suspect", "spread_of", "standing", "worst"]
 
 Suspect = Literal["high", "low", "both"]
+Against = Literal["others", "zero"]
 LIMIT = 10.0
 """Further away than so many spreads is as far as that."""
 WIDENING = 6.0
@@ -19,7 +20,9 @@ WORST = 2
 _NORMAL = 1.4826  # a normal distribution's standard deviation in MADs
 
 
-def standing(values: Tensor, floor: float, spread: Tensor | float = 0.0) -> Tensor:
+def standing(
+    values: Tensor, floor: float, spread: Tensor | float = 0.0, against: Against = "others"
+) -> Tensor:
     """How many spreads each value is above the median of the others.
 
     ``(v_i - m_i) / (s_i (1 + 6 / n))`` with ``m_i`` the median of the n others and ``s_i`` 1.4826
@@ -31,6 +34,7 @@ def standing(values: Tensor, floor: float, spread: Tensor | float = 0.0) -> Tens
         values: ``(K,)`` or ``(K, classes)``; NaN where there is none.
         floor: The least spread.
         spread: What the spread was in earlier rounds; the larger one counts.
+        against: ``zero`` takes 0 for ``m_i``, but for the spread.
 
     Returns:
         As values; NaN where there is none, or fewer than two others to compare with.
@@ -48,7 +52,8 @@ def standing(values: Tensor, floor: float, spread: Tensor | float = 0.0) -> Tens
     known = ~values.isnan()
     rest = known.sum(0) - known.int()
     scale = scale.clamp(min=floor) * (1 + WIDENING / rest.clamp(min=1))
-    return torch.where(rest >= 2, (values - middle) / scale, torch.nan)
+    apart = values if against == "zero" else values - middle
+    return torch.where(rest >= 2, apart / scale, torch.nan)
 
 
 def spread_of(values: Tensor) -> Tensor:
@@ -62,19 +67,20 @@ def spread_of(values: Tensor) -> Tensor:
     return torch.where((~values.isnan()).sum(0) >= 3, found, torch.nan)
 
 
-def worst(standings: Tensor, suspect: Suspect) -> Tensor:
+def worst(standings: Tensor, suspect: Suspect, *, signed: bool = False) -> Tensor:
     """One number an update: how suspicious it stands, in spreads, 0 to ``LIMIT``.
 
     Args:
         standings: ``(K,)``, or ``(K, classes)``, of which the worst two are averaged: a back door
             leads to one class, and one class alone may be chance.
         suspect: Which end is the suspicious one.
+        signed: Whether the other end counts, too: to ``-LIMIT``.
 
     Returns:
         ``(K,)``; 0 where nothing is known.
     """
     oriented = {"high": standings, "low": -standings, "both": standings.abs()}[suspect]
-    beyond = oriented.nan_to_num(0.0).clamp(0, LIMIT)
+    beyond = oriented.nan_to_num(0.0).clamp(-LIMIT if signed else 0, LIMIT)
     if beyond.dim() == 1:
         return beyond
     return beyond.topk(min(WORST, beyond.shape[1]), dim=1).values.mean(1)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fedgaze.federate.gate.measures import others
+from fedgaze.federate.gate.measures import excess, others
 from fedgaze.federate.gate.seen import Seen
 
 if TYPE_CHECKING:
@@ -13,16 +13,20 @@ if TYPE_CHECKING:
 
 __all__ = ["reasons_of"]
 
+MARKS = ("pull", "pattern")
+"""Measures of marks, in the order of ``Seen.pulls``."""
 MOST = 3
-"""Reasons that are given at most."""
-LEAST = 2.0
+"""Reasons that are given at most; of what weighs nothing, one less."""
+LEAST = 1.0
 """Spreads from which on a difference is a reason."""
+TELLING = 2.0
+"""The same, of what weighs nothing and is said beside."""
 
 
 def reasons_of(
     findings: Sequence["Finding"], classes: Sequence[str], seen: Seen, k: int
 ) -> tuple[str, ...]:
-    """The findings that weigh most, a phrase each, the strongest first.
+    """The findings that weigh most, a phrase each, marks first; then what is seen beside.
 
     Args:
         findings: What each measure says of the update.
@@ -30,20 +34,30 @@ def reasons_of(
         seen: The round.
         k: Which update of it.
     """
-    telling = [each for each in findings if each.nats > 0 and each.spreads >= LEAST]
-    telling.sort(key=lambda each: -each.nats)
-    return tuple(_phrase(each, classes, seen, k) for each in telling[:MOST])
+    weighty = [each for each in findings if each.nats > 0 and each.spreads >= LEAST]
+    weighty.sort(key=lambda each: (each.measure.name not in MARKS, -each.nats))
+    beside = [each for each in findings if not each.measure.weight and each.spreads >= TELLING]
+    beside.sort(key=lambda each: -each.spreads)
+    told = [*weighty[:MOST], *beside[: MOST - 1]]
+    return tuple(_phrase(each, classes, seen, k) for each in told)
 
 
 def _phrase(finding: "Finding", classes: Sequence[str], seen: Seen, k: int) -> str:
     measure = finding.measure
-    if measure.name == "pull" and (sight := seen.sights[k]) is not None:
-        own, rest = sight.pulls[k], seen.pulls[others(len(seen.clients), k), k].nanmedian()
-        target = classes[sight.sought.target]
+    if measure.name in MARKS:
+        kind = MARKS.index(measure.name)
+        number = int(excess(seen, kind)[k].nan_to_num(-torch.inf).argmax())
+        found, pulls = seen.found[number][kind], seen.pulls[:, kind, number]
+        rest = pulls[others(len(pulls), k)].nanmedian()
         return (
-            f"{sight.sought.patch.name} pulls it to class {target}: {_number(own)} of probability, "
-            f"the others {_number(rest)}"
+            f"{found.mark.name} pulls it to class {classes[found.target]}: {_number(pulls[k])} of "
+            f"probability, the others {_number(rest)}"
         )
+    if measure.against == "zero":
+        return f"{measure.says}: {_number(finding.values[0])} nats"
+    if measure.shown == "logarithm":
+        times = float((finding.values[0] - finding.others[0]).exp())
+        return f"{measure.says}: {_number(times)} times the others’"
     if len(finding.values) == 1:
         return (
             f"{measure.says}: {_number(finding.values[0])}, the others {_number(finding.others[0])}"

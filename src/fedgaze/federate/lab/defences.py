@@ -33,6 +33,7 @@ from fedgaze.federate.limits import lacking
 
 __all__ = [
     "DEFENCES",
+    "REFERENCES",
     "Defence",
     "Defend",
     "FoolsGold",
@@ -347,6 +348,7 @@ class Defence:
 
 DEFENCES: Mapping[str, Defence] = {
     "none": Defence(lambda: none, "merges all updates", "McMahan et al., AISTATS 2017"),
+    "oracle": Defence(lambda: none, "is told who attacks, and leaves out just those", ""),
     "norm_clipping": Defence(
         lambda: norm_clipping,
         "shortens updates to the round's median norm",
@@ -396,6 +398,8 @@ DEFENCES: Mapping[str, Defence] = {
     ),
 }
 """The defences by name."""
+REFERENCES = ("none", "oracle")
+"""What the others are held against: these two think nothing of any update."""
 
 
 def find_defence(name: str) -> Defence:

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from fedgaze.federate.exchange import pack
 from fedgaze.federate.gatekeeping import Gatekeeper, towards
-from fedgaze.federate.lab.defences import DEFENCES, Defend, Opinion, RoundView, find_defence
+from fedgaze.federate.lab.defences import (
+    DEFENCES,
+    REFERENCES,
+    Defend,
+    Opinion,
+    RoundView,
+    find_defence,
+)
 from fedgaze.federate.lab.plan import GATE, beside_gate, gated
 from fedgaze.federate.look import Look
 from fedgaze.federate.replies import Update
@@ -87,9 +94,10 @@ def _of(said: Mapping[str, Mapping[int, float]], client: int) -> dict[str, float
 class LabKeeper(Gatekeeper):
     """Lets a defence at a round's updates.
 
-    With ``none`` nothing is done, and all defences say what they think of the same updates, the
-    gate among them; with ``gate+NAME`` the gate comes first, and the other sees what is left and is
-    told to expect as many attackers less as were left out.
+    With ``none`` nothing is done, and with ``oracle`` attackers are left out; in both all defences
+    say what they think of the same updates, the gate among them. With ``gate+NAME`` the gate comes
+    first, and the other sees what is left and is told to expect as many attackers less as were left
+    out.
 
     Args:
         server: Whose updates.
@@ -103,10 +111,12 @@ class LabKeeper(Gatekeeper):
         self._attackers = attackers
         self._gated = gated(defence)
         self._name = beside_gate(defence)
-        self._watches = defence == "none"
-        names = [each for each in DEFENCES if each != "none"] if self._watches else [self._name]
+        self._watches = defence in REFERENCES
+        names = [each for each in DEFENCES if each not in REFERENCES]
         self._defences: dict[str, Defend] = {
-            each: find_defence(each).new() for each in names if each
+            each: find_defence(each).new()
+            for each in (names if self._watches else [self._name])
+            if each
         }
 
     def restore(self, rounds: Iterable[Mapping[str, Any]]) -> None:
@@ -139,9 +149,21 @@ class LabKeeper(Gatekeeper):
             passed, record = self._ask_gate(updates, looks, received, account)
         if passed and self._defences:
             passed = self._ask_others(passed, looks, received, account)
+        if self._name == "oracle":
+            passed = self._tell(passed, account)
         ran = "clients" in record
         record["lab"] = account.shown(self._gate.standings if ran else {})
         return passed, record
+
+    def _tell(self, updates: list[Update], account: _Account) -> list[Update]:
+        """Leave out the attackers of the round."""
+        spec = self._task.behaviour
+        if spec is None or self._onlooker.number < spec.first_round:
+            return updates
+        account.factors["oracle"] = {
+            each: float(each not in spec.clients) for each in account.clients
+        }
+        return [each for each in updates if each.client not in spec.clients]
 
     def _ask_gate(
         self,

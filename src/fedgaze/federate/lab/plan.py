@@ -17,8 +17,8 @@ from fedgaze import __version__
 from fedgaze.config import Task, parse_task, read_values, sentence_of
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.gate import find_measures
-from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT
-from fedgaze.federate.lab.defences import find_defence
+from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT, TRUST
+from fedgaze.federate.lab.defences import REFERENCES, find_defence
 from fedgaze.federate.lab.presets import PRESETS, preset
 from fedgaze.federate.lab.scenarios import HONEST, Scenario, read_scenario
 from fedgaze.federate.limits import lacking
@@ -185,7 +185,7 @@ class Cell:
             "task": self.task.public(),
             "defence": self.defence,
             "attackers": self.setting.attackers,
-            "gate": _gate() if self.defence == "none" or gated(self.defence) else None,
+            "gate": _gate() if self.defence in REFERENCES or gated(self.defence) else None,
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -193,9 +193,10 @@ class Cell:
 def _gate() -> list[Any]:
     """What decides what the gate thinks, other than the updates."""
     measures = [
-        (each.name, each.per, each.suspect, each.floor, each.weight) for each in find_measures(None)
+        (each.name, each.per, each.suspect, each.floor, each.weight, each.against)
+        for each in find_measures(None)
     ]
-    return [BIAS, HEIGHT, CAP, *measures]
+    return [BIAS, HEIGHT, CAP, TRUST, *measures]
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ class Plan:
             "xai": {
                 "samples_per_class": SAMPLES,
                 **own.get("xai", {}),
-                "enabled": gated(defence) or defence in ("none", "probe_accuracy"),
+                "enabled": gated(defence) or defence in (*REFERENCES, "probe_accuracy"),
                 "run_location": "server",
                 "pictures": False,
             },
@@ -334,7 +335,7 @@ def _check(defence: str, clients: int, attackers: int, share: float, *, attacked
             "than there are clients, is allowed"
         )
     other = beside_gate(defence)
-    if ("+" in defence and not gated(defence)) or other == "none" != defence:
+    if ("+" in defence and not gated(defence)) or (other in REFERENCES and other != defence):
         raise FedgazeError(f"defences: '{defence}' is none: allowed are NAME, gate and gate+NAME")
     if other is None:
         return

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedgaze.federate.lab.defences import REFERENCES
 from fedgaze.federate.lab.plan import GATE, Setting, beside_gate, gated
 from fedgaze.federate.lab.scenarios import HONEST
 from fedgaze.measure import Summary, summarise
@@ -244,9 +245,9 @@ class Results:
     def _row(self, setting: Setting, defence: str) -> Row:
         own, same = self._of(setting, defence), self._of(setting, "none")
         values: dict[str, Mapping[int, float]] = {}
-        if defence != "none" and "+" not in defence:
+        if defence not in REFERENCES and "+" not in defence:
             values |= _told_apart(same, defence, "")
-        if defence != "none":
+        if defence not in REFERENCES:
             values |= _told_apart(own, defence, "own_")
             values["cost"] = _each(own or same, lambda run: run.cost(defence))
             values["benign_rejected"] = _each(own, lambda run: run.benign_rejected)

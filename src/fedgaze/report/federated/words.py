@@ -88,8 +88,11 @@ MEASURES = {
 """Every measure that has words, the most telling first."""
 
 GATE_MEASURES = {
-    "pull": "pull of the patch sought for it",
-    "changed": "pull of changes of the whole image",
+    "harm": "loss that it adds to the merge",
+    "help": "loss that it takes off the merge where it helps most",
+    "pull": "pull of a patch that was sought",
+    "pattern": "pull of a faint pattern that was sought",
+    "light": "certainty that it adds under other light",
     "confusion": "other classes taken for one",
     "object_mass": "heat on the object",
     "object_drop": "drop without the object",
@@ -106,6 +109,8 @@ GATE_MEASURES = {
     "accuracy": "accuracy on the server’s images",
     "length": "length of its step",
     "direction": "direction of its step",
+    "distance": "distance of its step from the others’",
+    "layers": "division of its step among layers",
     "own_object_mass": "heat on the object, by its own word",
     "own_border_mass": "heat along the border, by its own word",
     "own_entropy": "spread of the heat, by its own word",
