@@ -192,8 +192,14 @@ def test_what_weighs_nothing_is_told_beside(made: Callable[..., Gate]) -> None:
     )
     assert gate.judge(round_of())[3].reasons == (
         "its heavy: 1.50, the others 0.00",
-        "its light: 5.00, the others 0.00",
+        "besides, its light: 5.00, the others 0.00",
     )
+
+
+def test_numbers_that_look_alike_are_no_reason(made: Callable[..., Gate]) -> None:
+    values = Values(0.671, 0.671, 0.671, 0.674)
+    gate = made(measure("a", values, floor=1e-4))
+    assert gate.judge(round_of())[3].reasons == ()
 
 
 def test_who_is_suspected_for_what_was_seen_before_is_told_so(made: Callable[..., Gate]) -> None:

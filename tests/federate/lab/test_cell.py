@@ -37,7 +37,7 @@ def test_a_cell_is_what_a_run_of_its_task_is(tmp_path: Path) -> None:
             assert one["scores"]["gate"] == other["evidence"]
             beyond = {name: value for name, value in one["spreads"].items() if value >= 1}
             assert beyond == pytest.approx(other["spreads"], abs=0.01)
-            assert set(one["scores"]) <= {"gate", *DEFENCES} - {"none"}
+            assert set(one["scores"]) <= {"gate", *DEFENCES} - {"none", "oracle"}
             assert set(one["spreads"]) == set(gate_measures())
             assert one["factor"] == 1
         took = ours["cpu_seconds"]
@@ -53,6 +53,15 @@ def test_a_cell_is_what_a_run_of_its_task_is(tmp_path: Path) -> None:
     ]
     assert attacking == [[], found["attackers"], found["attackers"]]
     assert len(found["attackers"]) == 1
+
+
+def test_the_oracle_leaves_out_who_attacks_and_all_say_what_they_think(tmp_path: Path) -> None:
+    late = cell(behaviours={"kind": "patch", "first_round": 2}, defences="oracle", rounds=2)
+    for record in carry_out(late, tmp_path)["rounds"]:
+        for each in record["clients"]:
+            assert each["factor"] == (0 if each["attacker"] else 1)
+            assert {"gate", "median"} <= set(each["scores"])
+            assert "oracle" not in each["scores"]
 
 
 def test_a_defence_changes_what_is_merged_and_the_first_round_is_the_same(tmp_path: Path) -> None:

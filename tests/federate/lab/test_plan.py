@@ -229,6 +229,7 @@ def test_local_files_lie_where_one_says(tmp_path: Path, monkeypatch: pytest.Monk
         ({"defences": "krumm"}, "there is no defence 'krumm'; there are "),
         ({"defences": "krum+gate"}, "'krum+gate' is none: allowed are NAME, gate and gate+NAME"),
         ({"defences": "gate+none"}, "'gate+none' is none: allowed are NAME, gate and gate+NAME"),
+        ({"defences": "gate+oracle"}, "'gate+oracle' is none: allowed are NAME, gate and"),
         (
             {"defences": "gate+krum", "attackers": 0.4},
             "defences: gate+krum can do nothing: Krum with num_malicious_nodes=4 needs 11 updates",

@@ -21,7 +21,7 @@ __all__ = ["Decision", "Finding", "Gate"]
 
 ROUNDS = 5
 """How many earlier rounds say how far honest updates usually stand apart."""
-BEFORE = "in an earlier round: "
+BEFORE, BESIDES = "in an earlier round: ", "besides, "
 UNSEEN = "the server could not look at it"
 
 
@@ -117,8 +117,9 @@ class Gate:
             said = each.get("gate", {})
             for client in said.get("clients", []):
                 self._evidence[client["client"]] = client["evidence"]
-                if first := [why for why in client["reasons"] if not why.startswith(BEFORE)]:
-                    self._said[client["client"]] = tuple(first)
+                told = [why for why in client["reasons"] if not why.startswith((BEFORE, BESIDES))]
+                if told:
+                    self._said[client["client"]] = tuple(told)
             self._remember(said.get("spreads", {}))
 
     def judge(self, seen: Seen) -> list[Decision]:
@@ -131,7 +132,7 @@ class Gate:
             self.standings[client] = {each.measure.name: each.spreads for each in findings}
             evidence = BIAS + sum(each.nats for each in findings)
             summed = min(max(self._evidence.get(client, 0.0) + evidence, TRUST), CAP)
-            reasons = reasons_of(findings, self._classes, seen, k)
+            reasons, beside = reasons_of(findings, self._classes, seen, k)
             if seen.looked and not _shown(seen.sights[k]):
                 summed, reasons = CAP, (UNSEEN, *reasons)
             self._evidence[client] = round(summed, 4)
@@ -140,6 +141,7 @@ class Gate:
                 self._said[client] = reasons
             elif suspicion >= 0.5:  # by what was seen of it before
                 reasons = tuple(BEFORE + each for each in self._said.get(client, ()))
+            reasons += tuple(BESIDES + each for each in beside)
             decisions.append(
                 Decision(
                     client,
