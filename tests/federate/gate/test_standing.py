@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fedgaze.federate.gate.measures import others_median
+from fedgaze.federate.gate.peers import others_median
 from fedgaze.federate.gate.standing import LIMIT, spread_of, standing, worst
 
 NAN = math.nan

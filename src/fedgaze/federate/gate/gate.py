@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedgaze.config import GateSpec
 from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT, TRUST
-from fedgaze.federate.gate.measures import others_median
+from fedgaze.federate.gate.peers import others_median
 from fedgaze.federate.gate.registry import GateMeasure, find_measures
 from fedgaze.federate.gate.seen import Seen, Sight, shows_something
 from fedgaze.federate.gate.standing import spread_of, standing, worst

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedgaze.federate.gate.merges import Certainty
+from fedgaze.federate.gate.peers import others, others_median
 from fedgaze.federate.gate.seen import Seen
 from fedgaze.measure import gini, mass_overlap, spearman
 
@@ -28,35 +29,12 @@ __all__ = [
     "length",
     "light",
     "loss",
-    "others",
-    "others_median",
     "pull",
     "unevenness",
 ]
 
 KNOWN = 0.25
 """How well an update has to know a class, as a mean probability, for its maps of it to count."""
-
-
-def others_median(values: Tensor) -> Tensor:
-    """The median of the others, for each update.
-
-    Args:
-        values: ``(K, *)``; NaN where there is none.
-
-    Returns:
-        As values; NaN where the others have none. With a single update all is NaN.
-    """
-    count = len(values)
-    if count < 2:
-        return torch.full_like(values, torch.nan)
-    return torch.stack([values[others(count, k)].nanquantile(0.5, dim=0) for k in range(count)])
-
-
-def others(count: int, one: int) -> Tensor:
-    """The indices of all but one."""
-    index = torch.arange(count)
-    return index[index != one]
 
 
 def class_means(seen: Seen, values: Tensor) -> Tensor:
@@ -216,8 +194,7 @@ def layers(seen: Seen) -> Tensor:
 
 def distance(seen: Seen) -> Tensor:
     """How far a step lies from the others' coordinate-wise median: the logarithm, ``(K,)``."""
-    vectors = seen.vectors.double()
-    norms: Tensor = (vectors - _middle(vectors)).norm(dim=1)
+    norms: Tensor = (seen.vectors.double() - seen.middle).norm(dim=1)
     return norms.clamp(min=1e-12).log()
 
 
@@ -229,13 +206,4 @@ def length(seen: Seen) -> Tensor:
 
 def direction(seen: Seen) -> Tensor:
     """How far a step turns away from the others' coordinate-wise median: 1 - cosine, ``(K,)``."""
-    vectors = seen.vectors.double()
-    return 1 - torch.cosine_similarity(vectors, _middle(vectors), dim=1)
-
-
-def _middle(vectors: Tensor) -> Tensor:
-    """The coordinate-wise median of the others, for each; NaN for one alone."""
-    count = len(vectors)
-    if count < 2:
-        return torch.full_like(vectors, torch.nan)
-    return torch.stack([vectors[others(count, k)].median(0).values for k in range(count)])
+    return 1 - torch.cosine_similarity(seen.vectors.double(), seen.middle, dim=1)

@@ -19,6 +19,7 @@ from fedgaze.federate.gate.marks import (
     seek_pattern,
 )
 from fedgaze.federate.gate.merges import Certainty, Merges
+from fedgaze.federate.gate.peers import others
 from fedgaze.federate.look import Look, Probe
 
 __all__ = ["Seen", "Sight", "Trial", "shows_something"]
@@ -156,6 +157,14 @@ class Seen:
     def received_maps(self) -> Tensor:
         """Those of the weights that went out, ``(N, h, w)``."""
         return self._received.explanation.raw.float()
+
+    @cached_property
+    def middle(self) -> Tensor:
+        """The coordinate-wise median of the others' steps, ``(K, D)`` float64; NaN for one."""
+        vectors, count = self.vectors.double(), len(self.clients)
+        if count < 2:
+            return torch.full_like(vectors, torch.nan)
+        return torch.stack([vectors[others(count, k)].median(0).values for k in range(count)])
 
     @cached_property
     def pulls(self) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedgaze.federate.gate.measures import others, others_median
+from fedgaze.federate.gate.peers import others, others_median
 
 __all__ = ["LIMIT", "Against", "Suspect", "spread_of", "standing", "worst"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedgaze.federate.gate.measures import excess
-from fedgaze.federate.gate.measures import others as all_but
+from fedgaze.federate.gate.peers import others as all_but
 from fedgaze.federate.gate.seen import Seen
 
 if TYPE_CHECKING:
