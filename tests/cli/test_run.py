@@ -133,3 +133,36 @@ def test_the_demo_names_the_planted_client(tmp_path: Path, monkeypatch: pytest.M
     words = " ".join(output.split())
     assert "client 2 looks least at the strokes, and client 2 loses most" in words
     assert "planted in the data of client 2" in words
+
+
+@pytest.mark.slow
+def test_the_demo_keeps_the_planted_client_out_and_nobody_where_none_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept_out(*words: str) -> list[set[int]]:
+        code, output = call("demo", "gate.policy=reject", "num_rounds=4", *words)
+        assert code == 0, output
+        assert ("The mark was planted" in output) == (not words)
+        rounds = json.loads(Path("runs/demo/summary.json").read_text())["rounds"]
+        return [
+            {each["client"] for each in record["gate"]["clients"] if each["factor"] == 0}
+            for record in rounds
+        ]
+
+    monkeypatch.chdir(tmp_path)
+    assert kept_out()[-1] == {2}
+    assert kept_out("dataset.plant=null") == [set()] * 4
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("gate.polcy=reject", "unknown key 'gate.polcy'"), ("reject", "not of the form key=value")],
+)
+def test_the_demo_says_what_cannot_be_overruled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output = call("demo", word)
+    assert code == 2
+    assert said in output
+    assert not list(tmp_path.iterdir())

@@ -11,6 +11,15 @@ __all__ = ["demo"]
 
 
 def demo(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Overrule keys of its task: `gate.policy=reject` keeps out who is suspicious, "
+            "`dataset.plant=null` plants nothing.",
+            metavar="[KEY=VALUE]…",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -32,7 +41,7 @@ def demo(
     from fedgaze.federate import demo_task, start
 
     console = Console(highlight=False)
-    task = demo_task(seed)
+    task = demo_task(seed, overrides or [])
     done = carry_out(
         console,
         lambda watch: start(task, output, watch, demo=True),
@@ -48,21 +57,33 @@ def _last_words(console: Console, summary: dict[str, Any]) -> None:
     from fedgaze.cli.watch import ADDS_UP, suspicious, threshold_of
 
     last = summary["rounds"][-1]
-    found = suspicious(last["gate"], threshold_of(summary))
+    gate = last.get("gate", {"failed": "explanations are off"})
+    found = suspicious(gate, threshold_of(summary))
     for each in found:
         console.print(
             f"The gate finds client {each['client']} suspicious ({each['suspicion']:.2f}):"
         )
         for reason in each["reasons"] or [ADDS_UP]:
             console.print(Text(f"  {reason}"), soft_wrap=True)
-    if not found and "failed" not in last["gate"]:
+    if not found and "failed" not in gate:
         console.print("The gate finds no client suspicious.")
-    looks = {each["client"]: each["server_explanation"] for each in last["clients"]}
+    if plant := summary["task"]["dataset"]["plant"]:
+        _truth(console, last, plant["clients"][0])
+
+
+def _truth(console: Console, last: dict[str, Any], planted: int) -> None:
+    """What the measures say that know where the mark is."""
+    looks = {
+        each["client"]: look
+        for each in last["clients"]
+        if "mark_drop" in (look := each.get("server_explanation", {}))
+    }
+    if not looks:
+        return
     least = min(looks, key=lambda client: looks[client]["object_mass"])
     most = max(looks, key=lambda client: looks[client]["mark_drop"])
     console.print(
         f"On the same images, client {least} looks least at the strokes, and client {most} loses "
         f"most when the mark is taken away ({looks[most]['mark_drop']:.2f} of its probability).\n"
-        f"The mark was planted in the data of client "
-        f"{summary['task']['dataset']['plant']['clients'][0]}."
+        f"The mark was planted in the data of client {planted}."
     )

@@ -33,12 +33,16 @@ def load_task(path: Path, overrides: Sequence[str] = ()) -> Task:
 
 
 def read_values(
-    path: Path | None, overrides: Sequence[str], what: str, example: str, override: str
+    path: Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    what: str,
+    example: str,
+    override: str,
 ) -> Any:
     """Read a YAML file, apply ``key=value`` overrides, resolve interpolations.
 
     Args:
-        path: The file; None where there are only overrides.
+        path: The file, or what would stand in one.
         overrides: Words such as ``num_rounds=3``; values are YAML.
         what: It holds, for people: ``a task``.
         example: Of its keys and values.
@@ -54,9 +58,9 @@ def read_values(
     for word in overrides:
         if "=" not in word:
             raise FedgazeError(f"'{word}' is not of the form key=value, such as {override}")
-    where = path or "the command line"
+    where = path if isinstance(path, Path) else "the command line"
     try:
-        read = OmegaConf.create({}) if path is None else OmegaConf.load(path)
+        read = OmegaConf.load(path) if isinstance(path, Path) else OmegaConf.create(dict(path))
         if not isinstance(read, DictConfig):
             raise FedgazeError(f"{path}: {what} is a mapping of keys to values, such as {example}")
         config = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))

@@ -298,7 +298,7 @@ def read_plan(path: Path | None, overrides: Sequence[str] = ()) -> Plan:
         raise FedgazeError(f"{path}: no such file; without one, fedgaze lab makes a small trial")
     if path is None and not overrides:
         return parse_plan({"rounds": TRIAL_ROUNDS})
-    values = read_values(path, overrides, "an experiment", "data: [digits]", "seeds=0-9")
+    values = read_values(path or {}, overrides, "an experiment", "data: [digits]", "seeds=0-9")
     return parse_plan(values, None if path is None else path.resolve().parent)
 
 
