@@ -57,7 +57,7 @@ def _last_words(console: Console, summary: dict[str, Any]) -> None:
     from fedgaze.cli.watch import ADDS_UP, suspicious, threshold_of
 
     last = summary["rounds"][-1]
-    gate = last.get("gate", {"failed": "explanations are off"})
+    gate = last.get("gate", {})
     found = suspicious(gate, threshold_of(summary))
     for each in found:
         console.print(
@@ -65,7 +65,7 @@ def _last_words(console: Console, summary: dict[str, Any]) -> None:
         )
         for reason in each["reasons"] or [ADDS_UP]:
             console.print(Text(f"  {reason}"), soft_wrap=True)
-    if not found and "failed" not in gate:
+    if not found and "clients" in gate:
         console.print("The gate finds no client suspicious.")
     if plant := summary["task"]["dataset"]["plant"]:
         _truth(console, last, plant["clients"][0])

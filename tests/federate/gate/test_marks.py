@@ -174,3 +174,10 @@ def test_a_pattern_is_read_from_the_gradient() -> None:
     assert found.target == 1
     with torch.no_grad():  # as the server looks
         assert seek_pattern(predict, images, torch.zeros(4, dtype=torch.long)).target == 1
+
+    def without_gradients(images: Tensor) -> Tensor:
+        return predict(images).detach()
+
+    black = seek_pattern(without_gradients, images, torch.zeros(4, dtype=torch.long)).mark
+    assert isinstance(black, Pattern)
+    assert black.pattern.sum() == 0

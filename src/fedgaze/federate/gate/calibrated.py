@@ -18,6 +18,7 @@ WEIGHTS: Final = {
     "pull": 1.1,
     "layers": 0.8,
     "pattern": 0.5,
+    "degenerate": 0.5,
     "direction": 0.5,
     "accuracy": 0.4,
 }

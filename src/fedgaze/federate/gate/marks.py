@@ -206,7 +206,7 @@ def seek_pattern(predict: Predict, images: Tensor, labels: Tensor) -> Found:
 
     One step along the sign of the mean gradient of the loss, the same for all images: the fast
     gradient sign method (Goodfellow et al. 2015, arXiv:1412.6572) made universal
-    (Moosavi-Dezfooli et al. 2017, arXiv:1610.08401).
+    (Moosavi-Dezfooli et al. 2017, arXiv:1610.08401). A model without gradients is tried with black.
 
     Args:
         predict: The model in eval mode.
@@ -216,7 +216,9 @@ def seek_pattern(predict: Predict, images: Tensor, labels: Tensor) -> Found:
     shift = torch.zeros_like(images[:1], requires_grad=True)
     with torch.enable_grad():
         loss = F.cross_entropy(logits_of(predict(images + shift)).float(), labels)
-        (slope,) = torch.autograd.grad(loss, shift)
+        slope = (
+            torch.autograd.grad(loss, shift)[0] if loss.requires_grad else torch.zeros_like(shift)
+        )
     pattern = Pattern((slope[0] > 0).float())
     before = chances_of(predict, images)
     pulls = pull_of(predict, [pattern], images, labels, before)

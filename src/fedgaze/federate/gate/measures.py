@@ -50,13 +50,11 @@ def class_means(seen: Seen, values: Tensor) -> Tensor:
     Returns:
         ``(K, classes)``; NaN where the update knows the class too little.
     """
-    of_class = seen.labels[:, None] == torch.arange(seen.classes, device=values.device)
     defined = ~values.isnan()
     weights = (seen.known * defined).nan_to_num()
-    total = weights @ of_class.float()
-    count = of_class.sum(0)
-    mean = (values.nan_to_num() * weights) @ of_class.float() / total
-    return torch.where(total >= KNOWN * count, mean, torch.nan)
+    total = weights @ seen.of_class
+    mean = (values.nan_to_num() * weights) @ seen.of_class / total
+    return torch.where(total >= KNOWN * seen.of_class.sum(0), mean, torch.nan)
 
 
 def agreement(seen: Seen, *, ranks: bool, with_received: bool) -> Tensor:
@@ -116,9 +114,10 @@ def confusion(seen: Seen) -> Tensor:
     Returns:
         ``(K, classes)``, by t.
     """
-    of_class = (seen.labels[:, None] == torch.arange(seen.classes)).float()
-    means = torch.einsum("knt,nc->kct", seen.chances, of_class) / of_class.sum(0)[:, None]
-    means = means.masked_fill(torch.eye(seen.classes, dtype=torch.bool), -1.0)
+    means = torch.einsum("knt,nc->kct", seen.chances, seen.of_class)
+    means = means / seen.of_class.sum(0)[:, None]
+    own = torch.eye(seen.classes, dtype=torch.bool, device=means.device)
+    means = means.masked_fill(own, -1.0)
     return means.amax(1)
 
 
@@ -160,8 +159,7 @@ def help_(seen: Seen) -> Tensor:
     The mean over that half of the classes, in nats as :func:`harm`. A client with few classes harms
     the others, and helps its own; who helps nowhere is no such client.
     """
-    of_class = (seen.labels[:, None] == torch.arange(seen.classes)).float()
-    present = of_class[:, of_class.any(0)]
+    present = seen.of_class[:, seen.of_class.any(0)]
     gains = _of_merge(seen, lambda sure: sure.plain @ present / present.sum(0))
     return gains.topk((gains.shape[1] + 1) // 2, dim=1).values.mean(1)
 

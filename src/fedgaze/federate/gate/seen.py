@@ -131,6 +131,12 @@ class Seen:
         """How many classes there are."""
         return self._received.explanation.logits.shape[1]
 
+    @cached_property
+    def of_class(self) -> Tensor:
+        """Which image is of which class, ``(N, classes)``: 1 or 0."""
+        classes = torch.arange(self.classes, device=self.labels.device)
+        return (self.labels[:, None] == classes).float()
+
     @property
     def _received(self) -> Look:
         if self.received is None:
@@ -169,7 +175,7 @@ class Seen:
     @cached_property
     def pulls(self) -> Tensor:
         """How far each mark pulls each update, ``(K, 2, K)``: ``[k, 0, j]`` by the patch of j."""
-        missing = torch.full((2, len(self.clients)), torch.nan)
+        missing = torch.full((2, len(self.clients)), torch.nan, device=self.labels.device)
         return torch.stack([missing if each is None else each.pulls for each in self.sights])
 
     def merged(self, part: Callable[[Certainty], Tensor]) -> Tensor:
