@@ -1,8 +1,10 @@
 """The gate at work in runs: who is kept out, by how much, and what it does not go with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.federate.bench import Bench
@@ -13,7 +15,8 @@ from tests.federate.test_scaffold import sent_control
 from fedgaze.config import parse_task
 from fedgaze.errors import FedgazeError
 from fedgaze.federate import prepare, resume, start
-from fedgaze.federate.gate import Decision, Gate, Seen
+from fedgaze.federate.gate import Decision, Gate, Seen, Trial
+from fedgaze.federate.gate.marks import chances_of, pull_of
 from fedgaze.federate.gatekeeping import Gatekeeper, towards
 
 ATTACKERS = [1, 4]
@@ -188,3 +191,55 @@ def test_what_it_does_not_go_with(more: dict[str, Any], said: str) -> None:
 def test_pictures_that_are_not_written_cannot_be_shared() -> None:
     with pytest.raises(FedgazeError, match="share=overlays needs pictures"):
         task_of(xai={"pictures": False, "share": "overlays"})
+
+
+def test_marks_are_tried_and_merges_made_as_they_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the gate is shown is worked out again, one mark, update and merge at a time."""
+    given: list[Any] = []
+    see = Gatekeeper._see
+
+    def watched(keeper: Gatekeeper, *more: Any) -> Seen:
+        seen = see(keeper, *more)
+        if not given:
+            given.append(seen)
+            _again(keeper, seen, *more)
+        return seen
+
+    def _again(keeper: Gatekeeper, seen: Seen, updates: Any, looks: Any, received: Any) -> None:
+        onlooker = keeper._onlooker
+        draw = np.random.SeedSequence((keeper._seed, onlooker.number)).generate_state(1)[0]
+        trial = Trial.drawn(onlooker.probe, int(draw))
+        for k, update in enumerate(updates):
+            onlooker.learner.set_parameters(update.state)
+            before = chances_of(onlooker.learner.predict, trial.images)
+            for kind, found in enumerate(seen.found[2]):
+                pull = pull_of(
+                    onlooker.learner.predict, [found.mark], trial.images, trial.labels, before
+                )
+                expected = pytest.approx(float(pull[0, found.target]), abs=1e-5)
+                assert float(seen.pulls[k, kind, 2]) == expected
+        # Of three, one shows nothing: it is in no merge, and the others are all there is.
+        explanation = looks[1].explanation
+        nothing = replace(explanation, logits=explanation.logits * torch.nan)
+        blind = {**looks, 1: replace(looks[1], explanation=nothing)}
+        merges = see(keeper, updates, blind, received).merges
+        assert merges is not None
+        assert merges.without[1] is None
+        for state, found in ((updates[0].state, merges.without[2]), (None, merges.together)):
+            half = {
+                name: (value + updates[2].state[name]) / 2 if value.is_floating_point() else value
+                for name, value in updates[0].state.items()
+            }
+            onlooker.learner.set_parameters(state or half)
+            chances = chances_of(onlooker.learner.predict, onlooker.probe.images)
+            sure = chances.gather(1, onlooker.probe.labels[:, None])[:, 0].clamp(min=1e-3).log()
+            assert found is not None
+            assert torch.allclose(found.plain, sure, atol=1e-4)
+
+    monkeypatch.setattr(Gatekeeper, "_see", watched)
+    task = task_of(num_clients=3, num_rounds=1, num_epochs=1, gate={"policy": "report"})
+    record = start(task, tmp_path / "run", Silent()).summary["rounds"][0]
+    assert "failed" not in record["gate"], record["gate"]
+    assert given
