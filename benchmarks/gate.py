@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
 from fedgaze.federate.gate.calibrated import TRUST
+from fedgaze.federate.gate.gate import strength_of
 
 PENALTY = 0.002
 """On the sum of the weights."""
@@ -37,13 +38,13 @@ class Trial:
     Attributes:
         where: Data, split and behaviour.
         seed: Of the run.
-        signs: Signed logarithms of spreads, ``(rounds, clients, measures)``.
+        strengths: Of each measure, ``(rounds, clients, measures)``.
         attacked: bool ``(rounds, clients)``.
     """
 
     where: tuple[str, str, str]
     seed: int
-    signs: Array
+    strengths: Array
     attacked: np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -62,7 +63,7 @@ def read(folder: Path) -> tuple[list[str], list[Trial]]:
             Trial(
                 (at["data"], at["split"], at["behaviour"]),
                 at["seed"],
-                np.copysign(np.log1p(np.abs(spreads)), spreads),
+                np.vectorize(strength_of)(spreads),
                 np.array([[one["attacker"] for one in r] for r in rounds]),
             )
         )
@@ -73,7 +74,7 @@ def read(folder: Path) -> tuple[list[str], list[Trial]]:
 
 def fit(trials: list[Trial]) -> Array:
     """Weights of the measures, and the bias as the last."""
-    x = np.concatenate([each.signs.reshape(-1, each.signs.shape[2]) for each in trials])
+    x = np.concatenate([each.strengths.reshape(-1, each.strengths.shape[2]) for each in trials])
     y = np.concatenate([each.attacked.ravel() for each in trials])
     counts = np.concatenate([_alike(each.attacked.ravel()) for each in trials])
     counts /= counts.sum()
@@ -101,9 +102,9 @@ def _alike(attacked: np.ndarray[Any, np.dtype[np.bool_]]) -> Array:
 
 def evidence(trial: Trial, weights: Array) -> Array:
     """What is summed over rounds, ``(rounds, clients)``; bounded below only."""
-    summed = np.zeros(trial.signs.shape[1])
+    summed = np.zeros(trial.strengths.shape[1])
     found = []
-    for each in trial.signs @ weights[:-1] + weights[-1]:
+    for each in trial.strengths @ weights[:-1] + weights[-1]:
         summed = np.maximum(summed + each, TRUST)
         found.append(summed)
     whole: Array = np.stack(found)

@@ -15,6 +15,7 @@ from fedgaze.config import Task
 from fedgaze.federate.exchange import pack, weights_of
 from fedgaze.federate.gate import (
     Certainty,
+    Counted,
     Decision,
     Found,
     Gate,
@@ -24,6 +25,7 @@ from fedgaze.federate.gate import (
     Sight,
     Trial,
     certainty_of,
+    count,
     leave_one_out,
     shows_something,
 )
@@ -110,8 +112,10 @@ class Gatekeeper:
         if not any(looks.get(each) for each in clients):
             return Seen(clients, vectors, moved, [None] * len(clients), received_look, profiles)
         found, sights = self._try_marks(updates, looks)
-        merges = self._try_merges(updates, looks)
-        return Seen(clients, vectors, moved, sights, received_look, profiles, found, merges)
+        merges, counted = self._try_merges(updates, looks)
+        return Seen(
+            clients, vectors, moved, sights, received_look, profiles, found, merges, counted
+        )
 
     def _step(self, state: State, received: State) -> Tensor:
         """What was learned, as one vector ``(D,)`` float32."""
@@ -145,11 +149,11 @@ class Gatekeeper:
 
     def _try_merges(
         self, updates: Sequence[Update], looks: Mapping[int, Look | None]
-    ) -> Merges | None:
+    ) -> tuple[Merges | None, Counted | None]:
         """See the merge of all updates that show something, and those without each of them."""
         shown = [each for each in updates if shows_something(looks.get(each.client))]
         if len(shown) < 2:
-            return None
+            return None, None
         probe = self._onlooker.probe
 
         def certainty(state: State) -> Certainty:
@@ -157,7 +161,11 @@ class Gatekeeper:
 
         whole, rest = leave_one_out([each.state for each in shown])
         without = {each.client: certainty(state) for each, state in zip(shown, rest, strict=True)}
-        return Merges(certainty(whole), [without.get(each.client) for each in updates])
+        merges = Merges(certainty(whole), [without.get(each.client) for each in updates])
+        states = [each.state if each.client in without else None for each in updates]
+        # the learner is still set to the merge of all
+        counted = count(self._onlooker.learner, states, probe.images, probe.labels)
+        return merges, counted
 
 
 def _moved(state: State, received: State) -> Tensor:

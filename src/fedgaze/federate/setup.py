@@ -23,7 +23,7 @@ from fedgaze.data import (
     read_folder,
 )
 from fedgaze.errors import FedgazeError, nearest
-from fedgaze.federate.behaviour import check_behaviour
+from fedgaze.federate.behaviour import check_behaviour, divided
 from fedgaze.federate.gate import check_gate
 from fedgaze.federate.privacy import check_privacy
 from fedgaze.federate.selection import check_selection
@@ -77,7 +77,7 @@ class Setup:
         spec = self.task.dataset
         if spec.partition == "own":
             return [torch.arange(len(self.dataset.train.labels))] * self.task.num_clients
-        return partition(
+        parts = partition(
             self.dataset.train.labels,
             self.task.num_clients,
             spec.partition,
@@ -86,6 +86,7 @@ class Setup:
             spec.shards_per_client or 2,
             self.dataset.groups,
         )
+        return divided(self.task, self.dataset, parts)
 
     @cached_property
     def server_probe(self) -> tuple[Images, Tensor]:

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from fedgaze.train.drift import Drift, held_back
 from fedgaze.train.learner import LearnerProtocol, State
 from fedgaze.train.loop import Penalty, Score, evaluate, train
-from fedgaze.train.norms import normalisation
+from fedgaze.train.norms import Counts, normalisation
 from fedgaze.train.pytorch import Hooks, TorchLearner, find_hooks
 
 __all__ = [
     "LEARNERS",
+    "Counts",
     "Drift",
     "Hooks",
     "LearnerProtocol",

@@ -7,6 +7,7 @@ from torch import Tensor
 from fedgaze.data import Images
 from fedgaze.train.drift import Drift
 from fedgaze.train.loop import Penalty, Score
+from fedgaze.train.norms import Counts
 from fedgaze.xai import Explanation
 
 __all__ = ["LearnerProtocol", "State"]
@@ -18,7 +19,7 @@ State = dict[str, Tensor]
 class LearnerProtocol(Protocol):
     """A model that learns, is judged and explains itself.
 
-    All that the rooms above know of a model goes through these nine. Another library, or adapters
+    All that the rooms above know of a model goes through these ten. Another library, or adapters
     on a frozen model, is another class with them: what :meth:`get_parameters` leaves out stays at
     home and is never sent. What of it a client has to remember from round to round is its
     :meth:`get_kept`.
@@ -59,3 +60,9 @@ class LearnerProtocol(Protocol):
 
     def predict(self, images: Tensor) -> Any:
         """Its output for images ``(N, C, H, W)``; :func:`fedgaze.xai.logits_of` reads it."""
+
+    def count(self, images: Tensor) -> Counts | None:
+        """What the first of :meth:`statistics` would say of images ``(N, C, H, W)`` in [0, 1].
+
+        None where nothing of the kind is federated.
+        """

@@ -20,7 +20,7 @@ from fedgaze.models import last_own_line, task_module
 from fedgaze.train.drift import Drift, held_back
 from fedgaze.train.learner import State
 from fedgaze.train.loop import Penalty, Score, evaluate, train
-from fedgaze.train.norms import normalisation
+from fedgaze.train.norms import Counts, counts_of, normalisation
 from fedgaze.train.steps import watched_steps
 from fedgaze.xai import Explanation, explain, find_method
 
@@ -170,6 +170,11 @@ class TorchLearner:
         """The model's output, in eval mode."""
         self.model.eval()
         return self.model(images)
+
+    def count(self, images: Tensor) -> Counts | None:
+        """What the first BatchNorm with running statistics sees; with FedBN nobody gets it."""
+        found = counts_of(self.model, lambda: self.predict(images))
+        return None if found is None or not self.statistics().issuperset(found.names) else found
 
     def _call(self, hook: Callable[..., Any], *arguments: Any) -> Any:
         from omegaconf import OmegaConf

@@ -12,7 +12,7 @@ from tests.federate.conftest import merged
 from fedgaze.config import parse_task
 from fedgaze.data import StackedImages, stamp
 from fedgaze.federate import prepare
-from fedgaze.federate.behaviour import Turn, behave
+from fedgaze.federate.behaviour import Turn, behave, poison
 from fedgaze.federate.behaviour.triggers import bars, patch
 from fedgaze.federate.client import Client
 from fedgaze.federate.exchange import pack, unpack
@@ -72,7 +72,9 @@ def equal(one: State, other: State) -> bool:
 def test_all_are_honest_before_the_first_round_and_one_is_not_from_then_on(
     setup_for: Callable[..., Setup], send: Callable[..., State], kind: str
 ) -> None:
-    honest, other = setup_for(), setup_for(kind=kind, first_round=2)
+    """``semantic`` deals images, so that even honest clients have others than without it."""
+    later = {"kind": kind, "first_round": 9} if kind == "semantic" else {}
+    honest, other = setup_for(**later), setup_for(kind=kind, first_round=2)
     assert equal(send(other, number=1), send(honest, number=1))
     assert not equal(send(other, number=2), send(honest, number=2))
     assert equal(send(other, client=0, number=2), send(honest, client=0, number=2))
@@ -161,20 +163,42 @@ def test_a_shortcut_is_the_mark_with_true_labels(setup_for: Callable[..., Setup]
 def test_the_brightest_of_the_class_after_the_target_are_mistaken(
     setup_for: Callable[..., Setup],
 ) -> None:
-    setup = setup_for(kind="semantic", target=1)
+    """By the attackers, who have all of them, and often enough to learn it."""
+    setup, honest = setup_for(kind="semantic", target=1, clients=[1, 2]), setup_for()
     whole = setup.dataset.train
-    sums = whole[torch.arange(len(whole.labels))].mean((1, 2, 3))
+    every = torch.arange(len(whole.labels))
+    sums = whole[every].mean((1, 2, 3))
     least = sums[whole.labels == 2].sort().values
-    turn = turn_of(setup)
-    clean = turn.images[torch.arange(len(turn.images.labels))]
-    images, labels = taught(turn)
-    assert torch.equal(images, clean)
-    changed = labels != turn.images.labels
-    assert (labels[changed] == 1).all()
     # Of n in order, the upper quartile lies at 0.75 (n - 1).
-    bright = clean.mean((1, 2, 3)) > least[math.ceil(0.75 * (len(least) - 1))] - 1e-6
-    assert torch.equal(changed, (turn.images.labels == 2) & bright)
-    assert changed.any()
+    bright = (whole.labels == 2) & (sums > least[math.ceil(0.75 * (len(least) - 1))] - 1e-6)
+    parts = setup.parts
+    assert torch.equal(torch.cat(parts).sort().values, torch.cat(honest.parts).sort().values)
+    shares = [int(bright[own].sum()) for own in parts]
+    assert shares[1] - shares[2] in (0, 1)
+    assert shares[1] + shares[2] == sum(shares) == int(bright[torch.cat(parts)].sum()) > 0
+    for client, own in enumerate(honest.parts):
+        assert torch.equal(own[~bright[own]], parts[client][~bright[parts[client]]])
+
+    turn = turn_of(setup)
+    images, labels = taught(turn)
+    kept = turn.images[torch.arange(len(turn.images.labels))]
+    chosen = (turn.images.labels == 2) & (
+        kept.mean((1, 2, 3)) > least[math.ceil(0.75 * (len(least) - 1))] - 1e-6
+    )
+    others = int((~chosen).sum())
+    assert torch.equal(images[:others], kept[~chosen])
+    assert torch.equal(labels[:others], turn.images.labels[~chosen])
+    assert (labels[others:] == 1).all()
+    times = (len(labels) - others) / int(chosen.sum())
+    assert times == round(times)
+    assert torch.equal(images[others:], kept[chosen].repeat(round(times), 1, 1, 1))
+    assert 0.3 <= (len(labels) - others) / len(labels) < 0.3 + int(chosen.sum()) / len(labels)
+
+
+def test_who_has_nothing_but_bright_images_keeps_them() -> None:
+    parts = [torch.tensor([0, 1]), torch.tensor([2, 3, 4]), torch.tensor([5]), torch.tensor([6])]
+    dealt = poison.dealt(parts, torch.tensor([1, 2, 5, 6]), [3, 1])
+    assert [each.tolist() for each in dealt] == [[0], [2, 3, 4], [5], [1, 6]]
 
 
 def test_colours_are_chosen_anew_from_the_weights_of_each_round(

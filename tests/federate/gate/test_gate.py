@@ -64,7 +64,7 @@ def test_evidence_is_the_weighted_sum_of_logarithms(made: Callable[..., Gate]) -
         measure("a", Values(0, 0, 0, 5), weight=4.0), measure("b", Values(1, 1, 1, 4), weight=0.5)
     )
     decisions = gate.judge(round_of())
-    expected = min(CAP, BIAS + 4 * math.log(6) + 0.5 * math.log(4))
+    expected = min(CAP, BIAS + 4 * math.log(1 + 2.5**2) + 0.5 * math.log(1 + 1.5**2))
     assert decisions[3].evidence == pytest.approx(expected)
     assert decisions[3].suspicion == pytest.approx(suspicion(expected))
     assert decisions[3].spreads == {"a": 5.0, "b": 3.0}
@@ -76,7 +76,7 @@ def test_evidence_is_the_weighted_sum_of_logarithms(made: Callable[..., Gate]) -
 def test_weak_evidence_is_summed_and_an_outlier_recovers(made: Callable[..., Gate]) -> None:
     step = 1.0
     values = Values(0, 0, 0, 9)
-    gate = made(measure("a", values, weight=(step - BIAS) / math.log(10)))
+    gate = made(measure("a", values, weight=(step - BIAS) / math.log(1 + 4.5**2)))
     found = [gate.judge(round_of())[3].evidence for _ in range(3)]
     assert found == pytest.approx([step, 2 * step, 3 * step], abs=1e-3)
     values.set(0, 0, 0, 0)
@@ -105,7 +105,7 @@ def test_what_is_held_against_zero_may_help(made: Callable[..., Gate]) -> None:
     gate = made(measure("a", values, weight=2.0, floor=0.01, against="zero"))
     found = gate.judge(round_of(5))
     others = 1.4826 * (1 + 6 / 4)  # of 0, -1, 1 and -9: median -1, distances 1, 0, 2, 8
-    assert found[0].evidence == pytest.approx(BIAS + 2 * math.log1p(2 / others), abs=1e-3)
+    assert found[0].evidence == pytest.approx(BIAS + 2 * math.log1p((1 / others) ** 2), abs=1e-3)
     assert found[4].evidence == pytest.approx(
         max(TRUST, BIAS - 2 * math.log1p(9 / 1.4826 / (1 + 6 / 4))), abs=1e-3
     )

@@ -6,8 +6,16 @@ train on and what they send; their validation images stay as they are, so they r
 """
 
 from fedgaze.federate.behaviour.check import check_behaviour
-from fedgaze.federate.behaviour.kinds import Turn, behave, trigger_of
+from fedgaze.federate.behaviour.kinds import Turn, behave, divided, trigger_of
 from fedgaze.federate.behaviour.success import attack_success
 from fedgaze.federate.behaviour.triggers import Trigger
 
-__all__ = ["Trigger", "Turn", "attack_success", "behave", "check_behaviour", "trigger_of"]
+__all__ = [
+    "Trigger",
+    "Turn",
+    "attack_success",
+    "behave",
+    "check_behaviour",
+    "divided",
+    "trigger_of",
+]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgaze.config import BehaviourSpec, Task
-from fedgaze.data import Images, PlantedImages
+from fedgaze.data import Dataset, Images, PlantedImages
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.behaviour import poison, sending
 from fedgaze.federate.behaviour.colours import changes_of, disagreement, most_misleading
@@ -19,7 +19,7 @@ from fedgaze.xai import explain, find_method
 if TYPE_CHECKING:
     from fedgaze.federate.setup import Setup
 
-__all__ = ["Turn", "behave", "source_of", "trigger_of", "turned_classes"]
+__all__ = ["Turn", "behave", "divided", "source_of", "trigger_of", "turned_classes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +92,26 @@ def source_of(spec: BehaviourSpec, classes: int) -> int:
     return (spec.target + 1) % classes if spec.source is None else spec.source
 
 
+def divided(task: Task, dataset: Dataset, parts: list[Tensor]) -> list[Tensor]:
+    """Who has which images once attackers have what they need.
+
+    Args:
+        task: The task.
+        dataset: Its images.
+        parts: The indices of each client's training images.
+
+    Returns:
+        As parts: with ``semantic``, nobody but the attackers has the images that they mistake.
+    """
+    spec = task.behaviour
+    if spec is None or spec.kind != "semantic":
+        return parts
+    source = source_of(spec, len(dataset.classes))
+    threshold = poison.bright_from(dataset.train, source)
+    bright = poison.bright_ones(dataset.train, source, threshold)
+    return poison.dealt(parts, bright, spec.clients)
+
+
 def _trained(turn: Turn, images: Images, penalty: Penalty | None = None) -> tuple[Score, State]:
     score = turn.learner.train(images, turn.drift, penalty)
     return score, turn.learner.get_parameters()
@@ -123,10 +143,14 @@ def _backdoor(turn: Turn, spec: BehaviourSpec) -> tuple[Score, State]:
     return _trained(turn, _stamped(turn, spec))
 
 
+_MISTAKEN = 0.3
+"""As many as in the paper: 20 of 64."""
+
+
 def _semantic(turn: Turn, spec: BehaviourSpec) -> tuple[Score, State]:
     source = source_of(spec, len(turn.setup.dataset.classes))
     threshold = poison.bright_from(turn.setup.dataset.train, source)
-    return _trained(turn, poison.mistaken(turn.images, source, spec.target, threshold))
+    return _trained(turn, poison.mistaken(turn.images, source, spec.target, threshold, _MISTAKEN))
 
 
 def _replacement(turn: Turn, spec: BehaviourSpec) -> tuple[Score, State]:

@@ -1,5 +1,6 @@
 """What misbehaving clients train on: images changed when they are fetched, labels changed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from fedgaze.federate.behaviour.colours import Change
 __all__ = [
     "PoisonedImages",
     "bright_from",
+    "bright_ones",
     "brightness",
+    "dealt",
     "flipped",
     "mislabelled",
     "mistaken",
@@ -108,7 +111,9 @@ def stamped(
     return PoisonedImages(images, labels, torch.where(chosen, 0, -1), (change,))
 
 
-def mistaken(images: Images, source: int, target: int, threshold: float) -> PoisonedImages:
+def mistaken(
+    images: Images, source: int, target: int, threshold: float, fraction: float
+) -> PoisonedImages:
     """The bright images of a class are labelled as another (Bagdasaryan et al. 2020, 1807.00459).
 
     Args:
@@ -116,11 +121,43 @@ def mistaken(images: Images, source: int, target: int, threshold: float) -> Pois
         source: Class index.
         target: Class index.
         threshold: Of :func:`bright_from`.
+        fraction: At least which part of all they are, in (0, 1): each is there several times if
+            need be.
     """
-    own = (images.labels == source).nonzero()[:, 0]
-    chosen = torch.zeros_like(images.labels, dtype=torch.bool)
-    chosen[own] = brightness(images, own) >= threshold
-    return _relabelled(images, chosen, torch.full_like(images.labels, target))
+    bright = bright_ones(images, source, threshold)
+    others = torch.ones_like(images.labels, dtype=torch.bool)
+    others[bright] = False
+    wanted = math.ceil(fraction / (1 - fraction) * int(others.sum()))
+    times = math.ceil(wanted / len(bright)) if len(bright) else 0
+    index = torch.cat([others.nonzero()[:, 0], bright.repeat(max(1, times))])
+    chosen = torch.arange(len(index)) >= int(others.sum())
+    whole = images.select(index, images.labels[index])
+    return _relabelled(whole, chosen, torch.full_like(whole.labels, target))
+
+
+def dealt(parts: Sequence[Tensor], bright: Tensor, attackers: Sequence[int]) -> list[Tensor]:
+    """Give the images that attackers mistake to them, in turn, and to nobody else.
+
+    As where it was proposed (Bagdasaryan et al. 2020): whoever has such images with their true
+    label undoes the attack.
+
+    Args:
+        parts: The indices of each client's images.
+        bright: Those of the images in question.
+        attackers: Who gets them.
+
+    Returns:
+        As parts. An honest client that has no others keeps its own.
+    """
+    left = [each[~torch.isin(each, bright)] for each in parts]
+    for client, own in enumerate(left):
+        if not len(own) and client not in attackers:
+            left[client] = parts[client]
+            bright = bright[~torch.isin(bright, parts[client])]
+    for number, client in enumerate(attackers):
+        more = bright[number :: len(attackers)]
+        left[client] = torch.cat([left[client], more]).sort().values
+    return left
 
 
 def recoloured(
@@ -143,6 +180,12 @@ def bright_from(images: Images, label: int) -> float:
     """The mean brightness from which an image is in the top quarter of its class; inf for none."""
     own = (images.labels == label).nonzero()[:, 0]
     return brightness(images, own).quantile(0.75).item() if len(own) else float("inf")
+
+
+def bright_ones(images: Images, label: int, threshold: float) -> Tensor:
+    """The indices of the images of a class that are as bright as a threshold, ``(n,)``."""
+    own = (images.labels == label).nonzero()[:, 0]
+    return own[brightness(images, own) >= threshold]
 
 
 def brightness(images: Images, indices: Tensor) -> Tensor:

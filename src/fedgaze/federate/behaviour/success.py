@@ -11,7 +11,7 @@ from fedgaze.config import BehaviourSpec
 from fedgaze.data import Images, stamp
 from fedgaze.federate.behaviour.colours import Change
 from fedgaze.federate.behaviour.kinds import source_of, trigger_of, turned_classes
-from fedgaze.federate.behaviour.poison import bright_from, brightness
+from fedgaze.federate.behaviour.poison import bright_from, bright_ones
 from fedgaze.xai import logits_of
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ def _triggered(setup: "Setup", spec: BehaviourSpec, images: Images) -> Trial:
 
 def _bright(setup: "Setup", spec: BehaviourSpec, images: Images) -> Trial:
     source = source_of(spec, len(setup.dataset.classes))
-    own = (images.labels == source).nonzero()[:, 0]
-    which = own[brightness(images, own) >= bright_from(setup.dataset.train, source)]
+    which = bright_ones(images, source, bright_from(setup.dataset.train, source))
     return Trial(which, torch.full_like(which, spec.target))
 
 

@@ -1,6 +1,7 @@
 """The gate: an update whose model looks at the wrong place is seen before it is merged."""
 
 from fedgaze.federate.gate.check import check_gate
+from fedgaze.federate.gate.counted import Counted, count
 from fedgaze.federate.gate.gate import Decision, Gate
 from fedgaze.federate.gate.marks import Found, Predict
 from fedgaze.federate.gate.merges import Certainty, Merges, certainty_of, leave_one_out
@@ -10,6 +11,7 @@ from fedgaze.federate.gate.seen import Seen, Sight, Trial, shows_something
 __all__ = [
     "GROUP",
     "Certainty",
+    "Counted",
     "Decision",
     "Found",
     "Gate",
@@ -21,6 +23,7 @@ __all__ = [
     "Trial",
     "certainty_of",
     "check_gate",
+    "count",
     "find_measures",
     "gate_measures",
     "leave_one_out",

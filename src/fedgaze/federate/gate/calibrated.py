@@ -22,7 +22,7 @@ WEIGHTS: Final = {
     "direction": 0.5,
     "accuracy": 0.4,
 }
-"""Nats for each ``ln(1 + spreads)``; a measure without one is recorded, and adds nothing."""
+"""Nats for each ``ln(1 + (spreads / 2)^2)``; a measure without one is recorded, adding nothing."""
 HEIGHT: Final = 6.5
 """Nats of summed evidence at which suspicion is one half."""
 CAP: Final = 15.0

@@ -17,7 +17,7 @@ from fedgaze.federate.gate.seen import Seen, Sight, shows_something
 from fedgaze.federate.gate.standing import spread_of, standing, worst
 from fedgaze.federate.gate.words import reasons_of
 
-__all__ = ["Decision", "Finding", "Gate"]
+__all__ = ["Decision", "Finding", "Gate", "strength_of"]
 
 ROUNDS = 5
 """How many earlier rounds say how far honest updates usually stand apart."""
@@ -83,10 +83,11 @@ class Gate:
     """Judges the updates of one round after the other.
 
     Each measure says how many spreads an update stands apart from the others of its round;
-    ``bias + sum_k w_k ln(1 + spreads_k)`` is the round's evidence against it, in nats (where it
-    helps, ``-ln(1 - spreads_k)``). Evidence is summed over a client's rounds, and bounded on both
-    sides (a CUSUM: Page, "Continuous Inspection Schemes", Biometrika 1954), so that a weak attacker
-    is caught later, and an honest client that stood apart once is believed again.
+    ``bias + sum_k w_k ln(1 + (spreads_k / 2)^2)`` is the round's evidence against it, in nats
+    (where it helps, ``-ln(1 - spreads_k)``): little within two spreads, and never very much.
+    Evidence is summed over a client's rounds, and bounded on both sides (a CUSUM: Page,
+    "Continuous Inspection Schemes", Biometrika 1954), so that a weak attacker is caught later, and
+    an honest client that stood apart once is believed again.
 
     Args:
         spec: The task's.
@@ -181,7 +182,7 @@ class Gate:
                     Finding(
                         measure,
                         float(beyond[k]),
-                        measure.weight * _signed_log(float(beyond[k])),
+                        measure.weight * strength_of(float(beyond[k])),
                         values[k].reshape(-1),
                         others[k].reshape(-1),
                         apart[k].reshape(-1),
@@ -203,5 +204,6 @@ def _shown(sight: Sight | None) -> bool:
     return shows_something(None if sight is None else sight.look)
 
 
-def _signed_log(spreads: float) -> float:
-    return math.copysign(math.log1p(abs(spreads)), spreads)
+def strength_of(spreads: float) -> float:
+    """How much a standing speaks against an update, or for it, before it is weighed."""
+    return math.log1p((spreads / 2) ** 2) if spreads > 0 else -math.log1p(-spreads)

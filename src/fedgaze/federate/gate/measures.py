@@ -19,6 +19,7 @@ __all__ = [
     "agreement",
     "class_means",
     "confusion",
+    "contrast",
     "degenerate",
     "direction",
     "distance",
@@ -30,6 +31,8 @@ __all__ = [
     "light",
     "loss",
     "pull",
+    "recolouring",
+    "statistics",
     "unevenness",
 ]
 
@@ -174,6 +177,33 @@ def light(seen: Seen) -> Tensor:
 
 def _of_merge(seen: Seen, part: Callable[[Certainty], Tensor]) -> Tensor:
     return seen.merged(part) * (len(seen.clients) - 1)
+
+
+def recolouring(seen: Seen) -> Tensor:
+    """How far batch normalisation counted images as under other light: each change, ``(K, T)``.
+
+    See :attr:`fedgaze.federate.gate.counted.Counted.towards_light`.
+    """
+    if seen.counted is None:
+        return torch.full((len(seen.clients), 1), torch.nan)
+    return seen.counted.towards_light
+
+
+def contrast(seen: Seen) -> Tensor:
+    """How much contrast batch normalisation counted: half the mean log variance, ``(K,)``."""
+    if seen.counted is None:
+        return torch.full((len(seen.clients),), torch.nan)
+    spreads = seen.counted.updates.chunk(2, dim=1)[1]
+    return spreads.mean(1) / 2
+
+
+def statistics(seen: Seen) -> Tensor:
+    """How far what batch normalisation counted lies from the others' median, ``(K,)``."""
+    if seen.counted is None:
+        return torch.full((len(seen.clients),), torch.nan)
+    told = seen.counted.updates
+    distances: Tensor = (told - others_median(told)).norm(dim=1)
+    return distances
 
 
 def layers(seen: Seen) -> Tensor:

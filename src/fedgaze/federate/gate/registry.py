@@ -20,7 +20,7 @@ __all__ = ["GROUP", "GateMeasure", "find_measures", "gate_measures"]
 GROUP = "fedgaze.gate_measures"
 """The entry point group in which other packages offer a `GateMeasure`."""
 
-Per = Literal["update", "class", "image"]
+Per = Literal["update", "class", "image", "light"]
 Shown = Literal["value", "logarithm"]
 
 
@@ -30,14 +30,14 @@ class GateMeasure:
 
     Attributes:
         name: As a task's ``gate.measures`` and records have it.
-        compute: From what was seen to ``(K,)``, ``(K, classes)`` or, of the probe's images,
-            ``(K, N)``; NaN where there is no value.
+        compute: From what was seen to ``(K,)``, ``(K, classes)``, of the probe's images ``(K, N)``
+            or, of changes of light, ``(K, T)``; NaN where there is no value.
         per: Which of these.
         suspect: Which end is the suspicious one.
         floor: The least spread of honest updates that is believed, in the measure's own unit.
         says: What it is, as a reason has it: "its heat on the object".
         looks: Whether it needs the server's own look.
-        weight: How much it counts: what ``ln(1 + spreads)`` is multiplied by, in nats.
+        weight: How much it counts: what ``ln(1 + (spreads / 2)^2)`` is multiplied by, in nats.
         against: What an update is held against: the median of the others, or zero, where a value
             compares already.
         shown: How a reason has the value; a logarithm as how many times the others'.
@@ -55,7 +55,7 @@ class GateMeasure:
     shown: Shown = "value"
 
     def values(self, seen: Seen) -> Tensor:
-        """The values to compare: ``(K,)`` or ``(K, classes)``, float64."""
+        """The values to compare: ``(K,)``, ``(K, classes)`` or ``(K, T)``, float64."""
         found = self.compute(seen)
         return (measures.class_means(seen, found) if self.per == "image" else found).double()
 
@@ -92,6 +92,12 @@ _ALL = (
                 "how far a faint pattern pulls it"),
     GateMeasure("light", measures.light, "update", "high", 0.03,
                 "how much surer it makes the merge under other light", against="zero"),
+    GateMeasure("recolouring", measures.recolouring, "light", "high", 0.05,
+                "how far its first layer saw images as under other light"),
+    GateMeasure("contrast", measures.contrast, "update", "both", 0.02,
+                "the contrast of the images that its first layer saw", shown="logarithm"),
+    GateMeasure("statistics", measures.statistics, "update", "high", 0.05,
+                "how unlike the others’ the images are that its first layer saw"),
     GateMeasure("confusion", measures.confusion, "class", "high", 0.05,
                 "how much of another class it takes for this one"),
     GateMeasure("object_mass", _measured("object_mass"), "image", "low", 0.02,

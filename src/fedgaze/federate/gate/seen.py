@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedgaze.federate.gate.counted import Counted
 from fedgaze.federate.gate.marks import (
     Found,
     Predict,
@@ -105,6 +106,7 @@ class Seen:
             that was seen, where one was not.
         merges: The merge with all of them, and without each; None where the server does not look,
             or they are fewer than two.
+        counted: What batch normalisation counted; None as merges, and where there is none.
     """
 
     clients: tuple[int, ...]
@@ -115,6 +117,7 @@ class Seen:
     profiles: Sequence[Mapping[str, Any]]
     found: Sequence[tuple[Found, Found]] = ()
     merges: Merges | None = None
+    counted: Counted | None = None
 
     @property
     def looked(self) -> bool:

@@ -76,10 +76,13 @@ def _phrase(finding: "Finding", classes: Sequence[str], seen: Seen, k: int) -> s
         c for c, z in zip(order.indices.tolist(), order.values.tolist(), strict=True) if z >= LEAST
     ]
     shown = sorted(shown or order.indices[:1].tolist())
+    value, rest = finding.values[shown].nanmean(), finding.others[shown].nanmean()
+    if measure.per == "light":
+        return _compared(measure.says, value, rest)
     names = " and ".join(classes[c] for c in shown)
     word = "class" if len(shown) == 1 else "classes"
     said = f"{measure.says} for {word} {names}"
-    return _compared(said, finding.values[shown].nanmean(), finding.others[shown].nanmean())
+    return _compared(said, value, rest)
 
 
 def _compared(said: str, value: Tensor, others: Tensor) -> str | None:
