@@ -15,7 +15,7 @@ from tests.federate.test_scaffold import sent_control
 from fedgaze.config import parse_task
 from fedgaze.errors import FedgazeError
 from fedgaze.federate import prepare, resume, start
-from fedgaze.federate.gate import Decision, Gate, Seen, Trial
+from fedgaze.federate.gate import Decision, Gate, Seen, Trial, measures
 from fedgaze.federate.gate.marks import chances_of, pull_of
 from fedgaze.federate.gatekeeping import Gatekeeper, towards
 
@@ -224,8 +224,10 @@ def test_marks_are_tried_and_merges_made_as_they_are_told(
         explanation = looks[1].explanation
         nothing = replace(explanation, logits=explanation.logits * torch.nan)
         blind = {**looks, 1: replace(looks[1], explanation=nothing)}
-        merges = see(keeper, updates, blind, received).merges
+        again = see(keeper, updates, blind, received)
+        merges, counted = again.merges, again.counted
         assert merges is not None
+        assert merges.together.light is None, "batch normalisation says more"
         assert merges.without[1] is None
         for state, found in ((updates[0].state, merges.without[2]), (None, merges.together)):
             half = {
@@ -237,9 +239,47 @@ def test_marks_are_tried_and_merges_made_as_they_are_told(
             sure = chances.gather(1, onlooker.probe.labels[:, None])[:, 0].clamp(min=1e-3).log()
             assert found is not None
             assert torch.allclose(found.plain, sure, atol=1e-4)
+        counts = onlooker.learner.count(onlooker.probe.images)  # of the merge of both
+        assert counts is not None
+        assert counted is not None
+        middle = counts.means.mean(0)
+        spread = (counts.variances + counts.means**2).mean(0) - middle**2
+        for k in (0, 2):
+            expected = (updates[k].state["norm1.running_mean"] - middle) / spread.sqrt()
+            assert torch.allclose(counted.updates[k, :16].float(), expected, atol=1e-3)
+        assert counted.updates[1].isnan().all()
 
     monkeypatch.setattr(Gatekeeper, "_see", watched)
     task = task_of(num_clients=3, num_rounds=1, num_epochs=1, gate={"policy": "report"})
     record = start(task, tmp_path / "run", Silent()).summary["rounds"][0]
     assert "failed" not in record["gate"], record["gate"]
     assert given
+
+
+def test_a_model_that_counts_nothing_is_tried_under_other_light(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Seen] = []
+    see = Gatekeeper._see
+
+    def watched(keeper: Gatekeeper, *more: Any) -> Seen:
+        given.append(see(keeper, *more))
+        return given[-1]
+
+    monkeypatch.setattr(Gatekeeper, "_see", watched)
+    (tmp_path / "models.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2),\n"
+        "                         nn.Flatten(), nn.Linear(16, 10))\n"
+    )
+    values = task_of(num_clients=3, num_rounds=1, num_epochs=1).public()
+    values["model"], values["xai"]["layer"] = {"_target_": "models.Net"}, "0"
+    task = parse_task(values, tmp_path)
+    start(task, tmp_path / "run", Silent())
+    assert given[0].counted is None
+    assert given[0].merges is not None
+    assert given[0].merges.together.light is not None
+    assert measures.light(given[0]).isfinite().all()
+    assert measures.recolouring(given[0]).isnan().all()

@@ -155,17 +155,18 @@ class Gatekeeper:
         if len(shown) < 2:
             return None, None
         probe = self._onlooker.probe
-
-        def certainty(state: State) -> Certainty:
-            return certainty_of(self._predictor(state), probe.images, probe.labels)
-
         whole, rest = leave_one_out([each.state for each in shown])
-        without = {each.client: certainty(state) for each, state in zip(shown, rest, strict=True)}
-        merges = Merges(certainty(whole), [without.get(each.client) for each in updates])
-        states = [each.state if each.client in without else None for each in updates]
-        # the learner is still set to the merge of all
+        of_client = {each.client: state for each, state in zip(shown, rest, strict=True)}
+        together = self._predictor(whole)
+        states = [each.state if each.client in of_client else None for each in updates]
         counted = count(self._onlooker.learner, states, probe.images, probe.labels)
-        return merges, counted
+
+        def certainty(predict: Predict) -> Certainty:
+            return certainty_of(predict, probe.images, probe.labels, light=counted is None)
+
+        sure = certainty(together)
+        without = {each: certainty(self._predictor(state)) for each, state in of_client.items()}
+        return Merges(sure, [without.get(each.client) for each in updates]), counted
 
 
 def _moved(state: State, received: State) -> Tensor:

@@ -130,6 +130,15 @@ def test_unevenness_is_the_gini_index() -> None:
     assert measures.unevenness(round_)[0].tolist() == pytest.approx([0.75, 0.5, 0.0])
 
 
+def test_doubt_is_the_entropy_of_the_predictions() -> None:
+    """Even ones: ln 2; of 1 and 0: none; of 0.9 and 0.1: 0.325 nats."""
+    sure = torch.tensor([[0.9, 0.1], [1.0, 0.0], [0.0, 1.0]])
+    round_ = seen(sight(EVEN, MAPS, LABELS), sight(sure, MAPS, LABELS), None, received=RECEIVED)
+    found = measures.doubt(round_)
+    assert found[:2].tolist() == pytest.approx([math.log(2), 0.32508 / 3], abs=1e-4)
+    assert found[2].isnan()
+
+
 def test_confusion_is_the_most_of_any_other_class() -> None:
     chances = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.8, 0.0], [0.5, 0.1, 0.4], [0.3, 0.1, 0.6]])
     labels = torch.tensor([0, 1, 2, 2])

@@ -30,12 +30,16 @@ def test_certainty_is_the_logarithm_of_the_classes_probability() -> None:
 
     images = torch.zeros(4, 1, 2, 2)
     images[:, 0, 0, 0] = torch.tensor([0.5, 0.25, 0.25, 0.0])
-    found = certainty_of(predict, images, torch.tensor([1, 0, 0, 1]))
+    found = certainty_of(predict, images, torch.tensor([1, 0, 0, 1]), light=True)
     assert found.plain.exp().tolist() == pytest.approx([0.5, 0.75, 0.75, LEAST])
     # Of the first and fourth: darker, gamma, raised; across and down add nothing in that corner.
+    assert found.light is not None
     assert found.light.shape == (5, 2)
     factors = [0.6, 0.5**-0.5, 0.6 / 0.5, 1.0, 1.0]
     assert found.light[:, 0].exp().tolist() == pytest.approx(factors)
+    plain = certainty_of(predict, images, torch.tensor([1, 0, 0, 1]), light=False)
+    assert torch.equal(plain.plain, found.plain)
+    assert plain.light is None
     assert found.light[2, 1].exp().item() == pytest.approx(0.2 / LEAST, rel=1e-5)
 
 

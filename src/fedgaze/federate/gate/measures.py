@@ -23,6 +23,7 @@ __all__ = [
     "degenerate",
     "direction",
     "distance",
+    "doubt",
     "excess",
     "harm",
     "help_",
@@ -109,6 +110,16 @@ def accuracy(seen: Seen) -> Tensor:
     return torch.where(seen.chances.isnan().any(2).any(1), torch.nan, right)
 
 
+def doubt(seen: Seen) -> Tensor:
+    """How undecided an update is: the mean entropy of its predictions in nats, ``(K,)``.
+
+    Whoever learned from wrong labels is unsure everywhere; a client with few classes is not, even
+    where it errs.
+    """
+    found: Tensor = torch.special.entr(seen.chances).sum(2).mean(1)
+    return found
+
+
 def confusion(seen: Seen) -> Tensor:
     """To which class an update sends images of another: the most of any class.
 
@@ -170,9 +181,16 @@ def help_(seen: Seen) -> Tensor:
 def light(seen: Seen) -> Tensor:
     """By how much an update makes the merge surer under other light than it makes it in plain.
 
-    In nats, as :func:`harm`.
+    In nats, as :func:`harm`; of models without batch normalisation, for which :func:`recolouring`
+    has nothing to say.
     """
-    return _of_merge(seen, lambda sure: sure.light.mean())
+    if seen.merges is None or seen.merges.together.light is None:
+        return torch.full((len(seen.clients),), torch.nan)
+    return _of_merge(seen, _gain_under_light)
+
+
+def _gain_under_light(sure: Certainty) -> Tensor:
+    return torch.tensor(torch.nan) if sure.light is None else sure.light.mean()
 
 
 def _of_merge(seen: Seen, part: Callable[[Certainty], Tensor]) -> Tensor:

@@ -24,11 +24,12 @@ class Certainty:
 
     Attributes:
         plain: The logarithm of the probability of each image's class, ``(N,)``.
-        light: How much greater it is under other light, ``(T, n)``, of every third image.
+        light: How much greater it is under other light, ``(T, n)``, of every third image; None
+            where that was not tried.
     """
 
     plain: Tensor
-    light: Tensor
+    light: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +45,18 @@ class Merges:
     without: Sequence[Certainty | None]
 
 
-def certainty_of(predict: Predict, images: Tensor, labels: Tensor) -> Certainty:
+def certainty_of(predict: Predict, images: Tensor, labels: Tensor, *, light: bool) -> Certainty:
     """See how sure a model is.
 
     Args:
         predict: The model in eval mode.
         images: ``(N, C, H, W)`` in [0, 1].
         labels: ``(N,)``.
+        light: Whether other light is tried, too.
     """
+    if not light:
+        sure = chances_of(predict, images).gather(1, labels[:, None])[:, 0]
+        return Certainty(sure.clamp(min=LEAST).log())
     lit = under_other_light(images[::STRIDE])
     every = torch.cat([images, lit.flatten(0, 1)])
     index = torch.cat([labels, labels[::STRIDE].repeat(len(lit))])

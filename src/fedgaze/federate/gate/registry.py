@@ -124,6 +124,8 @@ _ALL = (
                 "its heatmaps that say nothing"),
     GateMeasure("loss", measures.loss, "update", "high", 0.05,
                 "its loss on the server’s images"),
+    GateMeasure("doubt", measures.doubt, "update", "high", 0.02,
+                "how undecided it is on the server’s images"),
     GateMeasure("accuracy", measures.accuracy, "update", "low", 0.02,
                 "its accuracy on the server’s images"),
     GateMeasure("length", measures.length, "update", "both", 0.05,

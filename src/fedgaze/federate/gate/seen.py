@@ -192,7 +192,7 @@ class Seen:
         """
         if self.merges is None:
             unknown = torch.full((len(self.labels),), torch.nan)
-            shape = part(Certainty(unknown, unknown[None])).shape
+            shape = part(Certainty(unknown)).shape
             return torch.full((len(self.clients), *shape), torch.nan)
         whole = part(self.merges.together)
         missing = torch.full_like(whole, torch.nan)
