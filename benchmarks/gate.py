@@ -14,6 +14,7 @@ import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
-from fedgaze.federate.gate.calibrated import TRUST
+from fedgaze.federate.gate.calibrated import MEMORY
 from fedgaze.federate.gate.gate import strength_of
 
 PENALTY = 0.002
@@ -46,6 +47,14 @@ class Trial:
     seed: int
     strengths: Array
     attacked: np.ndarray[Any, np.dtype[np.bool_]]
+
+    @cached_property
+    def remembered(self) -> Array:
+        """Of each round, with what is remembered of those before."""
+        found = [self.strengths[0]]
+        for each in self.strengths[1:]:
+            found.append(MEMORY * found[-1] + each)
+        return np.stack(found)
 
 
 def read(folder: Path) -> tuple[list[str], list[Trial]]:
@@ -74,7 +83,7 @@ def read(folder: Path) -> tuple[list[str], list[Trial]]:
 
 def fit(trials: list[Trial]) -> Array:
     """Weights of the measures, and the bias as the last."""
-    x = np.concatenate([each.strengths.reshape(-1, each.strengths.shape[2]) for each in trials])
+    x = np.concatenate([each.remembered.reshape(-1, each.strengths.shape[2]) for each in trials])
     y = np.concatenate([each.attacked.ravel() for each in trials])
     counts = np.concatenate([_alike(each.attacked.ravel()) for each in trials])
     counts /= counts.sum()
@@ -101,13 +110,8 @@ def _alike(attacked: np.ndarray[Any, np.dtype[np.bool_]]) -> Array:
 
 
 def evidence(trial: Trial, weights: Array) -> Array:
-    """What is summed over rounds, ``(rounds, clients)``; bounded below only."""
-    summed = np.zeros(trial.strengths.shape[1])
-    found = []
-    for each in trial.strengths @ weights[:-1] + weights[-1]:
-        summed = np.maximum(summed + each, TRUST)
-        found.append(summed)
-    whole: Array = np.stack(found)
+    """As the gate has it, ``(rounds, clients)``: without the bias, which is in the height."""
+    whole: Array = trial.remembered @ weights[:-1]
     return whole
 
 
@@ -148,7 +152,7 @@ def main() -> None:
     weights = fit(trials)
     at = height(trials, weights)
     table(judged(trials, weights, at))
-    print(f"\nBIAS = {weights[-1]:.2f}\nHEIGHT = {at:.1f}")
+    print(f"\nHEIGHT = {at:.1f}")
     for value, name in sorted(zip(weights[:-1], names, strict=True), reverse=True):
         if value >= 0.05:
             print(f'"{name}": {value:.2f},')

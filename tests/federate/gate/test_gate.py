@@ -11,7 +11,7 @@ from torch import Tensor
 from fedgaze.config import GateSpec
 from fedgaze.federate.gate import Gate, GateMeasure, Seen
 from fedgaze.federate.gate import gate as module
-from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT, TRUST
+from fedgaze.federate.gate.calibrated import HEIGHT, MEMORY
 
 CLASSES = ("nought", "one", "two")
 
@@ -64,39 +64,35 @@ def test_evidence_is_the_weighted_sum_of_logarithms(made: Callable[..., Gate]) -
         measure("a", Values(0, 0, 0, 5), weight=4.0), measure("b", Values(1, 1, 1, 4), weight=0.5)
     )
     decisions = gate.judge(round_of())
-    expected = min(CAP, BIAS + 4 * math.log(1 + 2.5**2) + 0.5 * math.log(1 + 1.5**2))
+    expected = 4 * math.log(1 + 10**2) + 0.5 * math.log(1 + 6**2)
     assert decisions[3].evidence == pytest.approx(expected)
     assert decisions[3].suspicion == pytest.approx(suspicion(expected))
     assert decisions[3].spreads == {"a": 5.0, "b": 3.0}
-    assert decisions[0].evidence == pytest.approx(BIAS)
-    assert decisions[0].suspicion == pytest.approx(suspicion(BIAS))
+    assert decisions[0].evidence == 0
+    assert decisions[0].suspicion == pytest.approx(suspicion(0))
     assert decisions[0].reasons == ()
 
 
 def test_weak_evidence_is_summed_and_an_outlier_recovers(made: Callable[..., Gate]) -> None:
-    step = 1.0
+    """Each round leaves half of itself to the next: 1, 3/2, 7/4, then half and half again."""
     values = Values(0, 0, 0, 9)
-    gate = made(measure("a", values, weight=(step - BIAS) / math.log(1 + 4.5**2)))
+    gate = made(measure("a", values, weight=1 / math.log(1 + 18**2)))
+    assert MEMORY == 0.5
     found = [gate.judge(round_of())[3].evidence for _ in range(3)]
-    assert found == pytest.approx([step, 2 * step, 3 * step], abs=1e-3)
+    assert found == pytest.approx([1, 1.5, 1.75], abs=1e-3)
     values.set(0, 0, 0, 0)
-    after = [gate.judge(round_of())[3].evidence for _ in range(3)]
-    assert after == pytest.approx([3 * step + BIAS * n for n in (1, 2, 3)], abs=1e-3)
+    after = [gate.judge(round_of())[3].evidence for _ in range(2)]
+    assert after == pytest.approx([1.75 / 2, 1.75 / 4], abs=1e-3)
 
 
-def test_no_more_is_remembered_than_the_cap(made: Callable[..., Gate]) -> None:
-    values = Values(0, 0, 0, 50)
-    gate = made(measure("a", values, weight=10.0))
-    for _ in range(5):
-        assert gate.judge(round_of())[3].evidence == CAP
-    values.set(0, 0, 0, 0)
-    rounds = math.ceil((CAP - HEIGHT) / -BIAS)
-    for _ in range(rounds):
-        last = gate.judge(round_of())[3]
-    assert last.suspicion < 0.5
-    for _ in range(math.ceil((HEIGHT - TRUST) / -BIAS)):
-        last = gate.judge(round_of())[3]
-    assert last.evidence == TRUST
+def test_who_is_not_there_keeps_its_evidence(made: Callable[..., Gate]) -> None:
+    values = Values(0, 0, 0, 9)
+    gate = made(measure("a", values, weight=1 / math.log(1 + 18**2)))
+    gate.judge(round_of())
+    values.set(0, 0, 0)
+    gate.judge(round_of(3))
+    values.set(0, 0, 0, 9)
+    assert gate.judge(round_of())[3].evidence == pytest.approx(1.5, abs=1e-3)
 
 
 def test_what_is_held_against_zero_may_help(made: Callable[..., Gate]) -> None:
@@ -105,10 +101,8 @@ def test_what_is_held_against_zero_may_help(made: Callable[..., Gate]) -> None:
     gate = made(measure("a", values, weight=2.0, floor=0.01, against="zero"))
     found = gate.judge(round_of(5))
     others = 1.4826 * (1 + 6 / 4)  # of 0, -1, 1 and -9: median -1, distances 1, 0, 2, 8
-    assert found[0].evidence == pytest.approx(BIAS + 2 * math.log1p((1 / others) ** 2), abs=1e-3)
-    assert found[4].evidence == pytest.approx(
-        max(TRUST, BIAS - 2 * math.log1p(9 / 1.4826 / (1 + 6 / 4))), abs=1e-3
-    )
+    assert found[0].evidence == pytest.approx(2 * math.log1p((4 / others) ** 2), abs=1e-3)
+    assert found[4].evidence == pytest.approx(-2 * math.log1p(9 / 1.4826 / (1 + 6 / 4)), abs=1e-3)
     assert found[0].reasons == ()
     values.set(20, 0, -1, 1, -9)
     assert gate.judge(round_of(5))[0].reasons == ("its a: 20.00 nats",)
@@ -137,14 +131,15 @@ def test_a_restored_gate_goes_on_as_before(made: Callable[..., Gate]) -> None:
 
 def test_policies(made: Callable[..., Gate]) -> None:
     def factors(**spec: Any) -> list[float]:
-        gate = made(measure("a", Values(0, 0, 0, 9), weight=20.0), **spec)
+        weight = (HEIGHT + 8) / math.log(1 + 18**2)
+        gate = made(measure("a", Values(0, 0, 0, 9), weight=weight), **spec)
         return [each.factor for each in gate.judge(round_of())]
 
     assert factors() == [1, 1, 1, 1]
     assert factors(policy="reject") == [1, 1, 1, 0]
     assert factors(policy="reject", threshold=0.9999) == [1, 1, 1, 1]
     weak = factors(policy="downweight")
-    assert weak == pytest.approx([1 - suspicion(BIAS)] * 3 + [1 - suspicion(CAP)])
+    assert weak == pytest.approx([1 - suspicion(0)] * 3 + [1 - suspicion(HEIGHT + 8)])
 
 
 def test_who_cannot_be_looked_at_is_not_cleared(
@@ -159,7 +154,7 @@ def test_who_cannot_be_looked_at_is_not_cleared(
 
 def test_what_only_a_look_tells_is_not_asked_without_one(made: Callable[..., Gate]) -> None:
     gate = made(measure("a", Values(0, 0, 0, 9), weight=20.0, looks=True))
-    assert gate.judge(round_of())[3].evidence == BIAS
+    assert gate.judge(round_of())[3].evidence == 0
 
 
 def test_reasons_name_values_and_classes(made: Callable[..., Gate]) -> None:

@@ -135,7 +135,7 @@ def test_other_weights_of_the_gate_are_another_result_where_it_is_asked(
 ) -> None:
     names = ("none", "gate", "gate+krum", "krum", "probe_accuracy")
     before = {name: only(defences=name).fingerprint for name in names}
-    monkeypatch.setattr(plan, "BIAS", plan.BIAS - 1)
+    monkeypatch.setattr(plan, "HEIGHT", plan.HEIGHT - 1)
     after = {name: only(defences=name).fingerprint for name in names}
     assert {name for name in names if before[name] != after[name]} == {"none", "gate", "gate+krum"}
     monkeypatch.setattr(plan, "__version__", "another")

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fedgaze.config import GateSpec
-from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT, TRUST
+from fedgaze.federate.gate.calibrated import HEIGHT, MEMORY
 from fedgaze.federate.gate.peers import others_median
 from fedgaze.federate.gate.registry import GateMeasure, find_measures
 from fedgaze.federate.gate.seen import Seen, Sight, shows_something
@@ -23,6 +23,8 @@ ROUNDS = 5
 """How many earlier rounds say how far honest updates usually stand apart."""
 BEFORE, BESIDES = "in an earlier round: ", "besides, "
 UNSEEN = "the server could not look at it"
+CERTAIN = 10.0
+"""Nats above the height, of an update that hides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,7 @@ class Decision:
     Attributes:
         client: Whose.
         suspicion: In [0, 1].
-        evidence: Nats summed over the client's rounds, ``TRUST`` to ``CAP``.
+        evidence: Nats, of this round and, less and less, of those before.
         factor: How much of its step is merged, in [0, 1].
         reasons: In words, the most telling first.
         spreads: By measure, where the update stands apart at all.
@@ -83,11 +85,11 @@ class Gate:
     """Judges the updates of one round after the other.
 
     Each measure says how many spreads an update stands apart from the others of its round;
-    ``bias + sum_k w_k ln(1 + (spreads_k / 2)^2)`` is the round's evidence against it, in nats
-    (where it helps, ``-ln(1 - spreads_k)``): little within two spreads, and never very much.
-    Evidence is summed over a client's rounds, and bounded on both sides (a CUSUM: Page,
-    "Continuous Inspection Schemes", Biometrika 1954), so that a weak attacker is caught later, and
-    an honest client that stood apart once is believed again.
+    ``sum_k w_k ln(1 + (2 spreads_k)^2)`` is the round's evidence against it, in nats (where it
+    helps, ``-ln(1 - spreads_k)``): little within half a spread, and never very much. To it comes
+    half of what the client's earlier rounds left (an exponentially weighted moving average:
+    Roberts, "Control Chart Tests Based on Geometric Moving Averages", Technometrics 1959), so that
+    a weak attacker is caught later, and an honest client that stood apart once is believed again.
 
     Args:
         spec: The task's.
@@ -131,11 +133,10 @@ class Gate:
         for k, client in enumerate(seen.clients):
             findings = [each[k] for each in found]
             self.standings[client] = {each.measure.name: each.spreads for each in findings}
-            evidence = BIAS + sum(each.nats for each in findings)
-            summed = min(max(self._evidence.get(client, 0.0) + evidence, TRUST), CAP)
+            summed = MEMORY * self._evidence.get(client, 0.0) + sum(each.nats for each in findings)
             reasons, beside = reasons_of(findings, self._classes, seen, k)
             if seen.looked and not _shown(seen.sights[k]):
-                summed, reasons = CAP, (UNSEEN, *reasons)
+                summed, reasons = HEIGHT + CERTAIN, (UNSEEN, *reasons)
             self._evidence[client] = round(summed, 4)
             suspicion = 1 / (1 + math.exp(HEIGHT - summed))
             if reasons:
@@ -206,4 +207,4 @@ def _shown(sight: Sight | None) -> bool:
 
 def strength_of(spreads: float) -> float:
     """How much a standing speaks against an update, or for it, before it is weighed."""
-    return math.log1p((spreads / 2) ** 2) if spreads > 0 else -math.log1p(-spreads)
+    return math.log1p((2 * spreads) ** 2) if spreads > 0 else -math.log1p(-spreads)

@@ -37,7 +37,7 @@ class GateMeasure:
         floor: The least spread of honest updates that is believed, in the measure's own unit.
         says: What it is, as a reason has it: "its heat on the object".
         looks: Whether it needs the server's own look.
-        weight: How much it counts: what ``ln(1 + (spreads / 2)^2)`` is multiplied by, in nats.
+        weight: How much it counts: what ``ln(1 + (2 spreads)^2)`` is multiplied by, in nats.
         against: What an update is held against: the median of the others, or zero, where a value
             compares already.
         shown: How a reason has the value; a logarithm as how many times the others'.

@@ -17,7 +17,7 @@ from fedgaze import __version__
 from fedgaze.config import Task, parse_task, read_values, sentence_of
 from fedgaze.errors import FedgazeError
 from fedgaze.federate.gate import find_measures
-from fedgaze.federate.gate.calibrated import BIAS, CAP, HEIGHT, TRUST
+from fedgaze.federate.gate.calibrated import HEIGHT, MEMORY
 from fedgaze.federate.lab.defences import REFERENCES, find_defence
 from fedgaze.federate.lab.presets import PRESETS, preset
 from fedgaze.federate.lab.scenarios import HONEST, Scenario, read_scenario
@@ -196,7 +196,7 @@ def _gate() -> list[Any]:
         (each.name, each.per, each.suspect, each.floor, each.weight, each.against)
         for each in find_measures(None)
     ]
-    return [BIAS, HEIGHT, CAP, TRUST, *measures]
+    return [HEIGHT, MEMORY, *measures]
 
 
 @dataclass(frozen=True)
