@@ -27,7 +27,7 @@ def demo_task(seed: int = 0, overrides: Sequence[str] = ()) -> Task:
         "task_id": "demo",
         "random_seed": seed,
         "model": {"_target_": "fedgaze.models.DigitsNet"},
-        "dataset": {"name": "digits", "alpha": 1.0, "plant": {"clients": [PLANTED]}},
+        "dataset": {"name": "digits", "alpha": 3.0, "plant": {"clients": [PLANTED]}},
         "learning_rate": 2e-3,
         "batch_size": 16,
         "num_epochs": 5,

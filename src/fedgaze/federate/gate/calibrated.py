@@ -8,23 +8,24 @@ from typing import Final
 __all__ = ["HEIGHT", "MEMORY", "WEIGHTS"]
 
 WEIGHTS: Final = {
-    "help": 2.6,
-    "harm": 1.7,
-    "recolouring": 1.5,
-    "length": 0.9,
-    "statistics": 0.65,
+    "help": 2.9,
+    "own_border_mass": 1.5,
+    "recolouring": 1.3,
+    "harm": 1.1,
+    "light": 0.7,
+    "distance": 0.65,
+    "length": 0.65,
+    "contrast": 0.5,
     "degenerate": 0.5,
-    "light": 0.5,
-    "direction": 0.4,
-    "contrast": 0.3,
     "pull": 0.3,
-    "doubt": 0.2,
     "pattern": 0.2,
-    "layers": 0.15,
+    "doubt": 0.2,
+    "statistics": 0.1,
+    "accuracy": 0.05,
 }
 """Nats for each :func:`fedgaze.federate.gate.gate.strength_of`; a measure without one is recorded,
 and adds nothing."""
-HEIGHT: Final = 6.2
+HEIGHT: Final = 5.5
 """Nats of evidence at which suspicion is one half."""
 MEMORY: Final = 0.5
 """Which part of the evidence of earlier rounds still counts, a round later."""

@@ -13,8 +13,8 @@ Suspect = Literal["high", "low", "both"]
 Against = Literal["others", "zero"]
 LIMIT = 10.0
 """Further away than so many spreads is as far as that."""
-WIDENING = 6.0
-"""How much wider a spread of few is taken to be: by 1 + this over their number."""
+FEW, POWER = 7.0, 1.75
+"""How much wider a spread of n others is taken to be: ``1 + (7 / n)^1.75`` times."""
 WORST = 2
 """Of how many classes the mean is taken, the worst ones."""
 _NORMAL = 1.4826  # a normal distribution's standard deviation in MADs
@@ -25,10 +25,11 @@ def standing(
 ) -> Tensor:
     """How many spreads each value is above the median of the others.
 
-    ``(v_i - m_i) / (s_i (1 + 6 / n))`` with ``m_i`` the median of the n others and ``s_i`` 1.4826
-    times the median of their distances from it: an attacker has no part in what it is held against,
-    and a minority of them little. The fewer the others, the less their spread is known, and the
-    wider it is taken to be. Of values by class, a spread is at least the median of all classes'.
+    ``(v_i - m_i) / (s_i (1 + (7 / n)^1.75))``, with ``m_i`` the median of the n others and ``s_i``
+    1.4826 times the median of their distances from it: an attacker has no part in what it is held
+    against, and a minority of them little. The fewer the others, the less their spread is known,
+    and the wider it is taken to be. Of values by class, a spread is at least the median of all
+    classes'.
 
     Args:
         values: ``(K,)`` or ``(K, classes)``; NaN where there is none.
@@ -51,7 +52,7 @@ def standing(
         scale = torch.maximum(scale, distances.nanmedian(1, keepdim=True).values.nan_to_num(0.0))
     known = ~values.isnan()
     rest = known.sum(0) - known.int()
-    scale = scale.clamp(min=floor) * (1 + WIDENING / rest.clamp(min=1))
+    scale = scale.clamp(min=floor) * (1 + (FEW / rest.clamp(min=1).to(values)) ** POWER)
     apart = values if against == "zero" else values - middle
     return torch.where(rest >= 2, apart / scale, torch.nan)
 
