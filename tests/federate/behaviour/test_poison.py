@@ -6,6 +6,7 @@ import torch
 from fedgaze.data import StackedImages, boxes_of
 from fedgaze.federate.behaviour.poison import (
     bright_from,
+    bright_ones,
     brightness,
     flipped,
     mislabelled,
@@ -84,11 +85,17 @@ def test_the_brightest_quarter_of_a_class_is_mistaken() -> None:
     torch.testing.assert_close(brightness(images, torch.tensor([4, 0])), values[[4, 0]])
     threshold = bright_from(images, 1)  # of 0.1, 0.2, 0.3, 0.35, 0.4
     assert threshold == pytest.approx(0.35)
-    found = mistaken(images, 1, 2, 0.349)
-    assert found.labels.tolist() == [1, 1, 1, 2, 0, 2]
-    assert torch.equal(found[torch.arange(6)], images[torch.arange(6)])
+    assert bright_ones(images, 1, 0.349).tolist() == [3, 5]
+    # Four others: of three tenths of all, two are enough.
+    found = mistaken(images, 1, 2, 0.349, 0.3)
+    assert found.labels.tolist() == [1, 1, 1, 0, 2, 2]
+    assert torch.equal(found[torch.arange(6)], images[torch.tensor([0, 1, 2, 4, 3, 5])])
+    # Of seven tenths, they have to be there five times over.
+    often = mistaken(images, 1, 2, 0.349, 0.7)
+    assert often.labels.tolist() == [1, 1, 1, 0] + [2] * 10
+    assert torch.equal(often[torch.arange(4, 14)], images[torch.tensor([3, 5] * 5)])
     assert bright_from(images, 3) == float("inf")
-    assert mistaken(images, 3, 2, float("inf")).labels.tolist() == labels.tolist()
+    assert mistaken(images, 3, 2, float("inf"), 0.3).labels.tolist() == labels.tolist()
 
 
 def test_each_image_gets_the_change_that_was_chosen_for_it() -> None:
