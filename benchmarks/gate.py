@@ -39,7 +39,7 @@ LEAST = {
 """Weights that are no less. The runs have models with BatchNorm, attackers who forge nothing of
 what it counted, and clients who say nothing of themselves. That of ``light`` comes from runs of
 which nothing that was counted was used, those of ``contrast`` and ``own_border_mass`` from the demo
-with seeds 20 to 31."""
+with seeds 20 to 35."""
 REJECTED = 0.005
 """Of honest client-rounds without attackers, in each split: half of what is promised."""
 Array = np.ndarray[Any, np.dtype[np.float64]]

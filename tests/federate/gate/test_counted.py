@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedgaze.federate.gate import marks
 from fedgaze.federate.gate.counted import SHARE, STRIDE, Counted, count
 from fedgaze.federate.gate.light import under_other_light
 from fedgaze.train import Counts, LearnerProtocol
@@ -133,6 +134,27 @@ def test_counts_are_what_batch_normalisation_counts(shape: tuple[int, ...]) -> N
     count = len(images.flatten(1)[0]) // 3 * 12
     torch.testing.assert_close(spread * count / (count - 1), norm.running_var)
     assert not norm._forward_pre_hooks
+
+
+def test_large_images_are_shown_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as marks are tried on at once, and the same is counted."""
+    images, labels = digits(30)
+    whole = count(sees_pixels(), [sent(images)], images, labels)
+    shown: list[int] = []
+    pixels = sees_pixels()
+
+    def seen(some: Tensor) -> Counts | None:
+        shown.append(len(some))
+        return pixels.count(some)
+
+    monkeypatch.setattr(marks, "PIXELS", 20 * 12 * 12)
+    learner = cast("LearnerProtocol", SimpleNamespace(count=seen))
+    parts = count(learner, [sent(images)], images, labels)
+    assert shown == [20, 20, 20, 20]  # 30, and ten of them under five lights
+    assert whole is not None
+    assert parts is not None
+    torch.testing.assert_close(parts.light, whole.light)
+    torch.testing.assert_close(parts.updates, whole.updates)
 
 
 def test_who_counts_nothing_has_no_counts() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedgaze.federate.gate.light import under_other_light
+from fedgaze.federate.gate.marks import chunks_of
 from fedgaze.train import LearnerProtocol
 
 __all__ = ["Counted", "count"]
@@ -75,10 +76,14 @@ def count(
         None where the model has no such statistics.
     """
     lit = under_other_light(images[::STRIDE])
-    counts = learner.count(torch.cat([images, lit.flatten(0, 1)]))
-    if counts is None:
+    found = [learner.count(each) for each in chunks_of(torch.cat([images, lit.flatten(0, 1)]))]
+    counts = [each for each in found if each is not None]
+    if not counts:
         return None
-    means, squares = counts.means.double(), counts.variances.double() + counts.means.double() ** 2
+    # on the CPU, where updates are
+    means = torch.cat([each.means for each in counts]).cpu().double()
+    squares = torch.cat([each.variances for each in counts]).cpu().double() + means**2
+    labels = labels.cpu()
     plain, plain_squares = means[: len(images)], squares[: len(images)]
     middle = plain.mean(0)
     variance = _spread(middle, plain_squares.mean(0))
@@ -99,7 +104,7 @@ def count(
     other_squares = squares[len(images) :].unflatten(0, (len(lit), -1)).mean(1)
     light = _told(other - same, _spread(other, other_squares), variance)
     light -= _told(torch.zeros_like(same), _spread(same, same_squares), variance)
-    mean, spread = (_sent(states, name, middle) for name in counts.names)
+    mean, spread = (_sent(states, name, middle) for name in counts[0].names)
     return Counted(_told(mean - middle, spread, variance), classes - classes.mean(0), light)
 
 

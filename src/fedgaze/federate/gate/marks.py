@@ -227,10 +227,15 @@ def seek_pattern(predict: Predict, images: Tensor, labels: Tensor) -> Found:
 
 def chances_of(predict: Predict, images: Tensor) -> Tensor:
     """The probabilities ``(M, classes)`` of images."""
-    chunk = max(8, PIXELS // images[0, 0].numel())
     with torch.no_grad():
-        logits = torch.cat([logits_of(predict(part)) for part in images.split(chunk)])
+        logits = torch.cat([logits_of(predict(part)) for part in chunks_of(images)])
     return logits.float().softmax(1)
+
+
+def chunks_of(images: Tensor) -> tuple[Tensor, ...]:
+    """Images in as many parts as are shown to a model at once."""
+    parts: tuple[Tensor, ...] = images.split(max(8, PIXELS // images[0, 0].numel()))
+    return parts
 
 
 def pull_of(
