@@ -160,3 +160,20 @@ def test_a_hook_that_is_no_function(tmp_path: Path) -> None:
 def test_every_model_type_with_a_learner_can_be_asked_for_one() -> None:
     for kind in LEARNERS:
         assert parse_task({"model": {"name": "resnet18"}, "model_type": kind}).model_type == kind
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedbn"])
+def test_what_stays_at_home_is_not_counted(tmp_path: Path, strategy: str) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+    (tmp_path / "models.py").write_text(NET)
+    values = {"model": {"_target_": "models.Net"}, "server": {"strategy": strategy}}
+    task = parse_task(values, tmp_path)
+    own = TorchLearner(task, model, find_hooks(task))
+    found = own.count(PIXELS)
+    if strategy == "fedbn":
+        assert found is None
+    else:
+        assert found is not None
+        assert found.names == ("1.running_mean", "1.running_var")
+        assert set(found.names) < own.statistics()
+        torch.testing.assert_close(found.means, model[0](PIXELS).mean((2, 3)))
