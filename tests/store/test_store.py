@@ -43,6 +43,34 @@ def test_a_failing_writer_leaves_the_old_file_and_no_trash(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_what_a_killed_process_had_begun_to_write_goes_when_the_record_is_opened(
+    tmp_path: Path,
+) -> None:
+    run = new(tmp_path / "r")
+    run.close()
+    (run.path / "notes.part").write_text("somebody's own")
+    before = sorted(run.path.rglob("*"))
+    script = f"""
+import os, tempfile
+from pathlib import Path
+from fedgaze.store import PART, atomic
+folder = Path({str(run.path)!r}) / "heatmaps" / "round_3"
+folder.mkdir(parents=True)
+pictures = tempfile.mkdtemp(dir=folder, prefix=".client_0.", suffix=PART)
+(Path(pictures) / "0.jpg").write_bytes(b"half")
+with atomic(folder / "manifest.json") as part:
+    part.write_text("half of the m")
+    os._exit(9)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False)
+    assert killed.returncode == 9
+    folder = run.path / "heatmaps" / "round_3"
+    assert len(list(folder.iterdir())) == 2
+    Run.open(run.path).close()
+    assert list(folder.iterdir()) == []
+    assert set(run.path.rglob("*")) - set(before) == {folder.parent, folder}
+
+
 def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range"):
         write_json(tmp_path / "x.json", {"loss": float("nan")})

@@ -25,7 +25,7 @@ from fedgaze.measure import (
     region_drop,
     strongest,
 )
-from fedgaze.store import write_json
+from fedgaze.store import PART, write_json
 from fedgaze.train import LearnerProtocol
 from fedgaze.xai import Explanation, overlay
 
@@ -171,7 +171,7 @@ def write_look(
         The bytes of pictures and raw maps by file name, those of each class's first sample only.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=PART))
     try:
         entries: list[dict[str, Any]] = []
         firsts: dict[str, bytes] = {}

@@ -1,7 +1,9 @@
 from .files import (
+    PART,
     atomic,
     load_tensors,
     no_room,
+    remove_parts,
     save_tensors,
     write_bytes,
     write_json,
@@ -14,6 +16,7 @@ from .tracking import TRACKERS, Tracker, check_tracker, open_tracker
 from .versions import Versions, not_stored
 
 __all__ = [
+    "PART",
     "TRACKERS",
     "OutputFolder",
     "Run",
@@ -28,6 +31,7 @@ __all__ = [
     "no_room",
     "not_stored",
     "open_tracker",
+    "remove_parts",
     "save_tensors",
     "task_directory",
     "unfinished_runs",

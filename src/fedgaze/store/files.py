@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,14 +16,19 @@ if TYPE_CHECKING:  # processes that only supervise others need no torch
     from torch import Tensor
 
 __all__ = [
+    "PART",
     "atomic",
     "load_tensors",
     "no_room",
+    "remove_parts",
     "save_tensors",
     "write_bytes",
     "write_json",
     "write_text",
 ]
+
+PART = ".part"
+"""How the hidden names of what is not whole yet end."""
 
 
 def no_room(error: BaseException) -> bool:
@@ -30,11 +36,20 @@ def no_room(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what processes that were killed had begun to write, here and in all folders below."""
+    for part in folder.rglob(f".*{PART}"):
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Hand out a temporary path beside ``path`` and put it in place only after success."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from filelock import FileLock, Timeout
 
 from fedgaze.errors import FedgazeError, nearest
-from fedgaze.store.files import no_room, save_tensors, write_json
+from fedgaze.store.files import no_room, remove_parts, save_tensors, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path, patience: float = 0.0) -> Self:
-        """Open an existing record to go on with it.
+        """Open an existing record to go on with it; what was half-written there is removed.
 
         Args:
             path: The record.
@@ -118,7 +118,9 @@ class Run:
             raise FedgazeError(f"{path} holds no record of a run") from None
         except ValueError as error:
             raise FedgazeError(f"the record in {path} cannot be read: {error}") from None
-        return cls(path, description, summary, patience=patience)
+        run = cls(path, description, summary, patience=patience)
+        remove_parts(path)
+        return run
 
     @property
     def rounds_done(self) -> int:
